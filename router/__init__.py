@@ -1,0 +1,1 @@
+"""The core: a query in, a decision and an answer out. It knows nothing of HTTP servers and nothing of training."""

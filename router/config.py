@@ -1,0 +1,233 @@
+"""The settings: one frozen object, read once. A bad or unknown key stops the start, with the key named.
+
+Secrets are never values of the configuration: it names the environment variable or the file that holds them.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from router.errors import ConfigError
+from router.types import Capability, Preference, Tier
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w.\-/@:+]+$")]
+Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Secret(Section):
+    """Where a secret is: an environment variable or a file (its content, stripped)."""
+
+    env: str | None = None
+    file: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "Secret":
+        if (self.env is None) == (self.file is None):
+            raise ValueError("give exactly one of `env` (a variable's name) or `file` (a path)")
+        return self
+
+    def read(self, what: str) -> str:
+        """The secret's text. `what` names the key in the error when it cannot be had."""
+        if self.env is not None:
+            value = os.environ.get(self.env, "").strip()
+            if not value:
+                raise ConfigError(f"{what}: the environment variable {self.env} is not set")
+            return value
+        assert self.file is not None
+        try:
+            value = self.file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{what}: cannot read the file {self.file}: {error}") from error
+        if not value:
+            raise ConfigError(f"{what}: the file {self.file} is empty")
+        return value
+
+
+class PriceSettings(Section):
+    """USD per million tokens."""
+
+    input: Usd
+    output: Usd
+    cached_input: Usd | None = None
+
+
+class ReplaySettings(Section):
+    """Answers recorded outcomes: `table` is a Parquet file of outcomes, `model` the column to play."""
+
+    table: Path
+    model: str
+
+
+class ExpertBase(Section):
+    name: Name
+    model: str | None = Field(None, description="the upstream's name for it; default: `name`")
+    price: PriceSettings | None = Field(None, description="default: litellm's price map, by `model`")
+    context_tokens: int | None = Field(None, ge=1)
+    capabilities: frozenset[Capability] | None = None
+    tier: Tier | None = Field(None, description="what the default policy takes it for until you train your own")
+    like: str | None = Field(None, description="a model that the policy's artifact knows")
+    ttft_s: Seconds = 0.5
+    token_s: Seconds = 0.02
+    first_byte_timeout_s: Seconds = 60.0
+    enabled: bool = True
+    serves: Literal["chat", "embeddings"] = "chat"
+
+
+class EndpointSettings(ExpertBase):
+    """Any OpenAI-compatible URL."""
+
+    kind: Literal["endpoint"]
+    url: str = Field(pattern=r"^https?://[^\s]+$", description="up to and with /v1")
+    api_key: Secret | None = None
+    headers: dict[str, str] = {}
+
+
+class RemoteSettings(ExpertBase):
+    """Any provider that litellm speaks to; `model` as litellm names it (`anthropic/claude-...`)."""
+
+    kind: Literal["remote"]
+    api_key: Secret | None = None
+    api_base: str | None = None
+
+
+class SimulatedSettings(ExpertBase):
+    """No model at all: latency, tokens and quality as configured, or replayed from a table of outcomes."""
+
+    kind: Literal["simulated"]
+    quality: float = Field(0.7, ge=0, le=1)
+    output_tokens: int = Field(64, ge=1, le=100_000)
+    replay: ReplaySettings | None = None
+    seed: int = 0
+
+
+ExpertSettings = Annotated[
+    EndpointSettings | RemoteSettings | SimulatedSettings, Field(discriminator="kind")
+]
+
+
+class PolicySettings(Section):
+    """`artifact`: a folder that `pointsman train` wrote, or `default` for the one that ships."""
+
+    artifact: str = "default"
+    preference: Preference = "balanced"
+
+
+class EncoderSettings(Section):
+    """The query encoder. `model`: a sentence-transformers model by name or folder."""
+
+    model: str = "all-MiniLM-L6-v2"
+    cache_dir: Path | None = Field(None, description="exported graphs; default: the user's cache directory")
+    cache_entries: int = Field(10_000, ge=0)
+    max_batch: int = Field(16, ge=1, le=256)
+    max_wait_ms: float = Field(1.0, ge=0, le=100)
+
+
+class LedgerSettings(Section):
+    """`url`: `embedded` (a private redis-server, started and stopped with the gateway) or `redis://...`."""
+
+    url: str = Field("embedded", pattern=r"^(embedded|rediss?://.+|unix://.+)$")
+    password: Secret | None = None
+    data_dir: Path | None = Field(None, description="of the embedded server; default: the user's data directory")
+    half_life_s: Seconds = 300.0
+    flush_ms: float = Field(5.0, ge=1, le=1000)
+
+
+class KeySettings(Secret):
+    """One API key that callers may use; `name` is what logs and metrics call it."""
+
+    name: Name
+
+
+class AuthSettings(Section):
+    keys: tuple[KeySettings, ...] = ()
+    allow_anonymous: bool = False
+
+
+class LimitSettings(Section):
+    body_bytes: int = Field(8 * 1024 * 1024, ge=1024)
+    timeout_s: Seconds = Field(600.0, description="all attempts of one request together")
+    attempts: int = Field(3, ge=1, le=10, description="experts asked for one request")
+    connections: int = Field(1024, ge=1, description="to one upstream")
+
+
+class Settings(Section):
+    """The whole configuration of a gateway."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65_535)
+    experts: tuple[ExpertSettings, ...]
+    policy: PolicySettings = PolicySettings()
+    encoder: EncoderSettings = EncoderSettings()
+    ledger: LedgerSettings = LedgerSettings()
+    auth: AuthSettings = AuthSettings()
+    limits: LimitSettings = LimitSettings()
+
+    @model_validator(mode="after")
+    def _safe_and_distinct(self) -> "Settings":
+        if not self.experts:
+            raise ValueError("experts: the pool is empty; give at least one expert")
+        names = [expert.name for expert in self.experts]
+        doubles = sorted({name for name in names if names.count(name) > 1})
+        if doubles:
+            raise ValueError(f"experts: the name {doubles[0]!r} is given twice")
+        reserved = sorted(name for name in names if name == "auto" or name.startswith("auto:"))
+        if reserved:
+            raise ValueError(f"experts: {reserved[0]!r} is a routed name, not an expert's")
+        if self.host not in LOOPBACK and not self.auth.keys and not self.auth.allow_anonymous:
+            raise ValueError(
+                f"auth.keys: host {self.host!r} can be reached from other machines and there is no API key; "
+                "add auth.keys, bind to 127.0.0.1, or set auth.allow_anonymous: true"
+            )
+        return self
+
+
+def load_settings(path: Path, **overrides: Any) -> Settings:
+    """Reads a YAML file. `overrides` replace top-level keys (a command line's --port). Raises `ConfigError`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected keys such as `experts:`, found {type(raw).__name__}")
+    return parse_settings(raw | {k: v for k, v in overrides.items() if v is not None}, str(path))
+
+
+def parse_settings(raw: dict[str, Any], source: str = "configuration") -> Settings:
+    """Validates a mapping. Raises `ConfigError` with one line per wrong key."""
+    try:
+        return Settings.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"{source}: {_dotted(e['loc'])}: {_expected(e)}" for e in error.errors()]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def _dotted(location: tuple[int | str, ...]) -> str:
+    # pydantic puts the union's tag (`endpoint`) into the path: the reader's file has no such key
+    parts = [str(part) for i, part in enumerate(location) if not (i == 2 and location[0] == "experts")]
+    return ".".join(parts) or "(top level)"
+
+
+def _expected(error: Any) -> str:
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        return "unknown key"
+    value = error.get("input")
+    # a header or a mapping may hold a secret that was put where only its place belongs
+    secret = {"headers", "api_key", "keys", "password"} & set(error["loc"])
+    if secret or not isinstance(value, str | int | float | None) or error["type"] == "missing":
+        return message
+    return f"{message}, got {value!r}"

@@ -1,0 +1,1 @@
+"""What Redis holds: cost, latency and load. It knows nothing of prompts."""

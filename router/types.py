@@ -1,0 +1,196 @@
+"""The nouns that every room shares: frozen, small, units in their names."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+Capability = Literal["tools", "vision", "json", "audio"]
+Preference = Literal["cheap", "balanced", "best"]
+PREFERENCES: tuple[Preference, ...] = ("cheap", "balanced", "best")
+Tier = Literal["small", "medium", "large", "frontier"]
+TIERS: tuple[Tier, ...] = ("small", "medium", "large", "frontier")
+
+
+def tier_column(tier: str) -> str:
+    """The name under which an artifact keeps what it knows of a tier: a pseudo-expert."""
+    return f"tier:{tier}"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call. `input_tokens` counts the cached ones too, as OpenAI's API does.
+
+    `estimated` marks counts that the expert did not report (a cut stream, an upstream without usage).
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """USD per million tokens. Cached input costs `input` where no own price is given."""
+
+    input: float
+    output: float
+    cached_input: float | None = None
+
+    def cost_nano(self, usage: Usage) -> int:
+        """Exact cost in integer nano-dollars (1e-9 USD): the ledger's unit, so that sums never drift."""
+        cached = self.input if self.cached_input is None else self.cached_input
+        fresh_tokens = max(usage.input_tokens - usage.cached_tokens, 0)
+        usd_per_million = (
+            fresh_tokens * self.input + usage.cached_tokens * cached + usage.output_tokens * self.output
+        )
+        return round(usd_per_million * 1000)
+
+    def cost_usd(self, usage: Usage) -> float:
+        return self.cost_nano(usage) / 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertSpec:
+    """What the router knows of an expert before any request: what it can, what it costs, what it is like."""
+
+    name: str
+    price: Price
+    context_tokens: int = 128_000
+    capabilities: frozenset[str] = frozenset({"tools", "json"})
+    like: str | None = None
+    tier: str | None = None
+    ttft_s: float = 0.5  # prior, until the ledger has measured
+    token_s: float = 0.02  # prior: seconds per output token
+    serves: str = "chat"
+    enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the caller asked of the routing (the `routing` object or the `x-pointsman-*` headers)."""
+
+    preference: Preference | None = None
+    quality_floor: float | None = None  # share of the best candidate's expected quality, 0..1
+    max_cost_usd: float | None = None
+    max_latency_s: float | None = None
+    only: frozenset[str] | None = None
+    exclude: frozenset[str] = frozenset()
+    policy: str | None = None
+    session: str | None = None
+    explain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One request as the router sees it."""
+
+    text: str  # what is embedded: see router.embedding.query_text
+    input_tokens: int  # estimated, for cost and context
+    max_output_tokens: int | None = None
+    needs: frozenset[str] = frozenset()  # capabilities without which an expert cannot answer
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One expert's line in a decision. `reason` says why it is out; None: it was eligible."""
+
+    expert: str
+    quality: float
+    std: float
+    cost_usd: float
+    latency_s: float
+    utility: float
+    propensity: float
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The choice and why. `ranked` holds eligible experts, best first, then the ruled-out ones with a reason."""
+
+    id: str
+    ranked: tuple[Candidate, ...]
+    policy: str  # name@version
+    preference: Preference
+    reason: str
+    encode_s: float = 0.0
+    decide_s: float = 0.0
+
+    @property
+    def expert(self) -> str:
+        return self.ranked[0].expert
+
+    def order(self) -> list[str]:
+        """The eligible experts, best first: the order in which they are tried."""
+        return [candidate.expert for candidate in self.ranked if candidate.reason is None]
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """A batch of queries, columnar. `prompts` and `domains` are only there in training and evaluation."""
+
+    embeddings: Floats  # [n, d] float32, unit rows
+    input_tokens: Floats  # [n]
+    prompts: tuple[str, ...] | None = None
+    domains: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """What became of queries: a benchmark table (all columns seen) or a traffic log (one seen per row).
+
+    Every matrix is [n, K]; NaN where unobserved. `quality` in [0, 1].
+    """
+
+    queries: Queries
+    experts: tuple[str, ...]
+    quality: Floats
+    cost_usd: Floats
+    output_tokens: Floats
+    latency_s: Floats | None = None
+    propensity: Floats | None = None
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A policy's prediction for n queries and K experts; every matrix is [n, K]."""
+
+    quality: Floats  # in [0, 1]
+    std: Floats  # of the expected quality, not of one answer
+    output_tokens: Floats  # expected length of the answer
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the ledger has measured of an expert, decayed; None while nothing was."""
+
+    ttft_s: float | None = None
+    token_s: float | None = None
+    error_rate: float = 0.0
+    requests: int = 0
+    errors: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_nano: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One finished call, as the ledger records it."""
+
+    expert: str
+    ok: bool
+    usage: Usage = field(default_factory=Usage)
+    cost_nano: int = 0
+    ttft_s: float | None = None
+    token_s: float | None = None  # seconds per output token after the first
