@@ -74,7 +74,9 @@ class ExpertBase(Section):
     price: PriceSettings | None = Field(None, description="default: litellm's price map, by `model`")
     context_tokens: int | None = Field(None, ge=1)
     capabilities: frozenset[Capability] | None = None
-    tier: Tier | None = Field(None, description="what the default policy takes it for until you train your own")
+    tier: Tier | None = Field(
+        None, description="what the default policy takes it for until you train your own"
+    )
     like: str | None = Field(None, description="a model that the policy's artifact knows")
     ttft_s: Seconds = 0.5
     token_s: Seconds = 0.02
@@ -110,9 +112,7 @@ class SimulatedSettings(ExpertBase):
     seed: int = 0
 
 
-ExpertSettings = Annotated[
-    EndpointSettings | RemoteSettings | SimulatedSettings, Field(discriminator="kind")
-]
+ExpertSettings = Annotated[EndpointSettings | RemoteSettings | SimulatedSettings, Field(discriminator="kind")]
 
 
 class PolicySettings(Section):
@@ -120,6 +120,7 @@ class PolicySettings(Section):
 
     artifact: str = "default"
     preference: Preference = "balanced"
+    explore: float = Field(0.0, ge=0, le=1, description="share of decisions drawn at random, for learning")
 
 
 class EncoderSettings(Section):
@@ -137,7 +138,9 @@ class LedgerSettings(Section):
 
     url: str = Field("embedded", pattern=r"^(embedded|rediss?://.+|unix://.+)$")
     password: Secret | None = None
-    data_dir: Path | None = Field(None, description="of the embedded server; default: the user's data directory")
+    data_dir: Path | None = Field(
+        None, description="of the embedded server; default: the user's data directory"
+    )
     half_life_s: Seconds = 300.0
     flush_ms: float = Field(5.0, ge=1, le=1000)
 

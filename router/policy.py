@@ -24,6 +24,8 @@ class Policy(ABC):
 
     #: False for policies that never look at the embedding: the router then does not embed.
     reads_query: ClassVar[bool] = True
+    #: Share of decisions drawn uniformly from the candidates instead of taking the best.
+    explore: ClassVar[float] = 0.0
 
     experts_: tuple[str, ...]
     output_tokens_: Floats  # [K]: mean output tokens of each expert

@@ -96,7 +96,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One expert's line in a decision. `reason` says why it is out; None: it was eligible."""
+    """One expert's line in a decision. `reason` says why it is out; None: it could have been chosen."""
 
     expert: str
     quality: float
@@ -105,28 +105,50 @@ class Candidate:
     latency_s: float
     utility: float
     propensity: float
-    reason: str | None = None
+    reason: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The choice and why. `ranked` holds eligible experts, best first, then the ruled-out ones with a reason."""
+    """The choice and why.
+
+    `order` holds the experts to try, best first. The arrays are [K] in the order of `experts`, the whole
+    chat pool; `ruled_out` says why an expert is not in `order`. A request that names its expert has that one alone.
+    """
 
     id: str
-    ranked: tuple[Candidate, ...]
+    order: tuple[str, ...]
     policy: str  # name@version
     preference: Preference
-    reason: str
+    experts: tuple[str, ...]
+    quality: Floats
+    std: Floats
+    cost_usd: Floats
+    latency_s: Floats
+    utility: Floats
+    propensity: Floats
+    ruled_out: dict[str, str]
     encode_s: float = 0.0
     decide_s: float = 0.0
 
-    @property
-    def expert(self) -> str:
-        return self.ranked[0].expert
-
-    def order(self) -> list[str]:
-        """The eligible experts, best first: the order in which they are tried."""
-        return [candidate.expert for candidate in self.ranked if candidate.reason is None]
+    def candidates(self) -> list[Candidate]:
+        """Every expert's line: those to try, best first, then those ruled out."""
+        column = {name: k for k, name in enumerate(self.experts)}
+        out = [name for name in self.experts if name not in self.order]
+        return [
+            Candidate(
+                expert=name,
+                quality=float(self.quality[k]),
+                std=float(self.std[k]),
+                cost_usd=float(self.cost_usd[k]),
+                latency_s=float(self.latency_s[k]),
+                utility=float(self.utility[k]),
+                propensity=float(self.propensity[k]),
+                reason=self.ruled_out.get(name),
+            )
+            for name in (*self.order, *out)
+            for k in (column[name],)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
