@@ -11,6 +11,7 @@
     │   ├── UnknownModel       no such expert or routed name
     │   ├── NoExpertFits       no expert can take the request, or none within its limits
     │   └── BodyTooLarge       over the configured size
+    ├── NoHealthyExpert    every expert that could answer is resting after failures
     └── ExpertError        an expert failed; `kind` says how, `retryable` whether another may be asked
 
 Messages name the value and the choices, and never hold a key, a prompt or a traceback.
@@ -88,6 +89,14 @@ class NoExpertFits(RequestError):
 
 class BodyTooLarge(RequestError):
     code = "request_too_large"
+
+
+class NoHealthyExpert(PointsmanError):
+    """`retry_after_s`: when the first of them is tried again."""
+
+    def __init__(self, experts: list[str], retry_after_s: float) -> None:
+        super().__init__(f"resting after failures: {', '.join(experts)}")
+        self.retry_after_s = retry_after_s
 
 
 class ExpertError(PointsmanError):

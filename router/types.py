@@ -82,6 +82,7 @@ class Wishes:
     policy: str | None = None
     session: str | None = None
     explain: bool = False
+    fallback: bool = False  # a request that names its expert may be answered by another if that one fails
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The contract of an expert: take a request, answer or stream, report usage, say what it can and costs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,7 @@ class Answer:
     body: bytes
     usage: Usage
     ttft_s: float
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)  # the upstream's that callers read
 
 
 class Stream(ABC):
@@ -40,6 +40,7 @@ class Stream(ABC):
     """
 
     ttft_s: float
+    headers: Sequence[tuple[bytes, bytes]] = ()  # the upstream's that callers read: its rate limits
 
     @property
     @abstractmethod

@@ -1,0 +1,259 @@
+"""Any OpenAI-compatible URL: OpenAI itself, vLLM, SGLang, Ollama, llama.cpp. The fast path."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+
+from router.config import EndpointSettings
+from router.errors import ConfigError, ExpertError, FailureKind
+from router.experts.base import Answer, Call, Expert, Stream
+from router.experts.http import Exchange, Origin, TransportError
+from router.experts.sse import Rewriter, StreamError, usage_of
+from router.types import ExpertSpec, Usage
+
+#: The list that an answer must hold, by surface.
+PROMISED = {"chat/completions": "choices", "embeddings": "data"}
+
+
+class EndpointExpert(Expert):
+    """`connections` bounds the calls under way to this upstream; more wait their turn within their deadline."""
+
+    def __init__(self, settings: EndpointSettings, spec: ExpertSpec, *, connections: int = 1024) -> None:
+        self.spec = spec
+        self._settings = settings
+        self._model = settings.model or settings.name
+        self._connections = connections
+        self._origin: Origin | None = None
+        self._heads: dict[str, bytes] = {}
+
+    async def open(self) -> None:
+        key = self._settings.api_key.read(f"experts.{self.spec.name}.api_key") if self._settings.api_key else None
+        self._origin = Origin(self._settings.url, connections=self._connections)
+        headers = {"host": self._origin.authority, "content-type": "application/json", "user-agent": "pointsman"}
+        if key is not None:
+            headers["authorization"] = f"Bearer {key}"
+        headers |= {name.lower(): value for name, value in self._settings.headers.items()}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        if not lines.isascii() or lines.count("\n") != len(headers):
+            raise ConfigError(f"experts.{self.spec.name}: headers and keys are ASCII without line ends")
+        base = self._settings.url.split("://", 1)[1]
+        path = "/" + base.partition("/")[2].strip("/")
+        for surface in PROMISED:
+            self._heads[surface] = f"POST {path.rstrip('/')}/{surface} HTTP/1.1\r\n{lines}".encode()
+        self._probe_head = f"GET {path.rstrip('/')}/models HTTP/1.1\r\n{lines}content-length: 0\r\n\r\n".encode()
+
+    async def close(self) -> None:
+        if self._origin is not None:
+            self._origin.close()
+
+    async def complete(self, call: Call) -> Answer:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        exchange = await self._exchange(call, {**call.body, "model": self._model}, streaming=False)
+        body = exchange.body()
+        exchange.finish()
+        if exchange.status != 200:
+            raise self._refused(exchange.status, exchange.headers, body)
+        try:
+            answer = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            raise self._failed("garbage", "answered 200 with something that is not JSON") from None
+        promised = PROMISED[call.surface]
+        if not isinstance(answer, dict) or not isinstance(answer.get(promised), list):
+            if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
+                raise self._refused(500, exchange.headers, body)
+            raise self._failed("garbage", f"answered 200 without `{promised}`")
+        usage = usage_of(answer) or Usage(call.input_tokens, _guessed_tokens(answer), estimated=True)
+        answer["model"] = self.spec.name
+        return Answer(
+            body=orjson.dumps(answer),
+            usage=usage,
+            ttft_s=exchange.started_at - began,
+            headers=_limit_headers(exchange.headers),
+        )
+
+    async def stream(self, call: Call) -> Stream:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        options = call.body.get("stream_options")
+        body = {
+            **call.body,
+            "model": self._model,
+            "stream": True,
+            "stream_options": {**(options if isinstance(options, dict) else {}), "include_usage": True},
+        }
+        exchange = await self._exchange(call, body, streaming=True)
+        try:
+            if exchange.status != 200:
+                raise self._refused(exchange.status, exchange.headers, exchange.body())
+            kind = exchange.headers.get(b"content-type", b"")
+            if not kind.startswith(b"text/event-stream"):
+                raise self._failed("garbage", "was asked to stream and answered without text/event-stream")
+            stream = EndpointStream(self, exchange, Rewriter(self.spec.name, self.spec.price, call))
+            async with asyncio.timeout_at(self._first_byte_at(call, began)):
+                await stream.prime()
+            stream.ttft_s = loop.time() - began
+        except TimeoutError:
+            exchange.finish()
+            raise self._failed("timeout", "sent no first event in time") from None
+        except BaseException:
+            exchange.finish()
+            raise
+        stream.headers = _limit_headers(exchange.headers)
+        return stream
+
+    async def probe(self) -> str:
+        """Asks for the list of models, which no provider bills."""
+        exchange = await self._sent(self._probe_head, b"", streaming=False, timeout_s=10.0)
+        body = exchange.body()
+        exchange.finish()
+        if exchange.status != 200:
+            raise self._refused(exchange.status, exchange.headers, body)
+        try:
+            models = [model["id"] for model in orjson.loads(body)["data"]]
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            return "reachable, key accepted; it lists no models"
+        if self._model not in models:
+            shown = ", ".join(sorted(map(str, models))[:8])
+            raise self._failed("caller", f"does not know the model {self._model!r}; it has: {shown}")
+        return f"reachable, key accepted, {self._model} is there"
+
+    def _first_byte_at(self, call: Call, began: float) -> float:
+        return min(call.deadline, began + self._settings.first_byte_timeout_s)
+
+    async def _exchange(self, call: Call, body: dict[str, Any], *, streaming: bool) -> Exchange:
+        data = orjson.dumps(body)
+        head = b"%sx-request-id: %s\r\ncontent-length: %d\r\n\r\n" % (
+            self._heads[call.surface],
+            call.request_id.encode(),
+            len(data),
+        )
+        now = asyncio.get_running_loop().time()
+        timeout_s = self._first_byte_at(call, now) - now
+        return await self._sent(head, data, streaming=streaming, timeout_s=timeout_s)
+
+    async def _sent(self, head: bytes, data: bytes, *, streaming: bool, timeout_s: float) -> Exchange:
+        if self._origin is None:
+            raise self._failed("connect", "is not open")
+        try:
+            return await self._origin.exchange(head, data, streaming=streaming, timeout_s=timeout_s)
+        except TransportError as error:
+            raise self.transport_failed(error) from error
+
+    def transport_failed(self, error: TransportError) -> ExpertError:
+        return self._failed(error.stage, str(error))
+
+    def _failed(self, kind: FailureKind, message: str) -> ExpertError:
+        return ExpertError(self.spec.name, kind, message)
+
+    def stream_failed(self, error: StreamError) -> ExpertError:
+        if error.body is None:
+            return self._failed("cut" if "ended" in str(error) else "garbage", str(error))
+        body = orjson.dumps({"error": error.body})
+        status = error.body.get("status") or error.body.get("code")
+        return self._refused(status if isinstance(status, int) and 400 <= status < 600 else 500, {}, body)
+
+    def _refused(self, status: int, headers: dict[bytes, bytes], body: bytes) -> ExpertError:
+        kind = refusal(status, body)
+        return ExpertError(
+            self.spec.name,
+            kind,
+            f"answered {status}",
+            status=status,
+            body=body,
+            retry_after_s=_retry_after_s(headers),
+        )
+
+
+class EndpointStream(Stream):
+    """An upstream's events on their way; see `Stream`."""
+
+    def __init__(self, expert: EndpointExpert, exchange: Exchange, rewriter: Rewriter) -> None:
+        self._expert = expert
+        self._exchange = exchange
+        self._rewriter = rewriter
+        self._first = b""
+        self.ttft_s = 0.0
+
+    @property
+    def usage(self) -> Usage:
+        return self._rewriter.usage
+
+    async def prime(self) -> None:
+        """Waits for the first event. Raises `ExpertError` where there is none or it is an error."""
+        while not self._first:
+            self._first = await self._read()
+            if not self._first and self._rewriter.failure is not None:
+                raise self._expert.stream_failed(self._rewriter.failure)
+
+    async def _read(self) -> bytes:
+        try:
+            data = await self._exchange.next()
+        except TransportError as error:
+            raise self._expert.transport_failed(error) from error
+        return self._rewriter.feed(data) if data else self._rewriter.close()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        rewriter = self._rewriter
+        try:
+            events = self._first
+            while True:
+                if events:
+                    yield events
+                if rewriter.failure is not None:
+                    raise self._expert.stream_failed(rewriter.failure)
+                if rewriter.done:
+                    return
+                events = await self._read()
+        finally:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        self._exchange.finish(read_out=self._rewriter.done)
+
+
+def refusal(status: int, body: bytes) -> FailureKind:
+    """What an upstream's error status means for us; the body tells two kinds of 400 apart."""
+    if status == 429:
+        return "rate_limit"
+    if status in (401, 402, 403):
+        return "auth"
+    if status >= 500 or status in (404, 405, 408):  # 404: our URL or our name for the model is wrong
+        return "server"
+    if status < 400:
+        return "garbage"
+    code = _error_code(body)
+    if code == "context_length_exceeded" or b"maximum context length" in body[:4096]:
+        return "context_length"
+    if code in ("content_filter", "content_policy_violation"):
+        return "content_filter"
+    return "caller"
+
+
+def _error_code(body: bytes) -> str | None:
+    try:
+        error = orjson.loads(body)["error"]
+        return str(error["code"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+
+
+def _retry_after_s(headers: dict[bytes, bytes]) -> float | None:
+    try:
+        if b"retry-after-ms" in headers:
+            return float(headers[b"retry-after-ms"]) / 1000
+        return float(headers[b"retry-after"])
+    except (KeyError, ValueError):
+        return None
+
+
+def _limit_headers(headers: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    """The upstream's own rate limits, which clients read to pace themselves."""
+    return [(name, value) for name, value in headers.items() if name.startswith(b"x-ratelimit-")]
+
+
+def _guessed_tokens(answer: dict[str, Any]) -> int:
+    """Output tokens of an answer without usage: a token for every four bytes of its text."""
+    return len(orjson.dumps(answer.get("choices", []))) // 4

@@ -1,0 +1,295 @@
+"""Server-sent events of chat completions: what an upstream sends, turned into what our contract promises.
+
+The first event decides the way. A well-formed upstream's bytes pass through: three searches and at most two
+replacements per read, no object per chunk. JSON escapes the quotes and line ends of any text, so an unescaped
+`"model":"x"` in the bytes is a field and never an answer's content. Anything else is rewritten event by event.
+"""
+
+import re
+import time
+from typing import Any
+
+import orjson
+
+from router.experts.base import Call
+from router.types import Price, Usage
+
+MAX_EVENT_BYTES = 16 * 1024 * 1024
+DONE = b"data: [DONE]\n\n"
+_MODEL = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
+
+
+class StreamError(Exception):
+    """The upstream's stream is not what the API promises; `body` is the error it sent, if it sent one."""
+
+    def __init__(self, message: str, body: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.body = body
+
+
+def usage_of(answer: dict[str, Any]) -> Usage | None:
+    """The usage that an answer or a chunk reports; None where it has none or it is not one."""
+    usage = answer.get("usage")
+    if not isinstance(usage, dict):
+        return None
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else 0
+    return Usage(
+        input_tokens=_count(usage.get("prompt_tokens")),
+        output_tokens=_count(usage.get("completion_tokens")),
+        cached_tokens=_count(cached),
+    )
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and value >= 0 else 0
+
+
+def event(data: dict[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(data) + b"\n\n"
+
+
+def usage_event(chunk: dict[str, Any], usage: Usage, price: Price) -> bytes:
+    """The last chunk of a stream whose caller asked for usage; `cost_usd` is the call's true cost."""
+    reported = chunk.get("usage")
+    merged = dict(reported) if isinstance(reported, dict) else _usage_fields(usage)
+    merged["cost_usd"] = price.cost_usd(usage)
+    return event({**chunk, "choices": [], "usage": merged})
+
+
+def _usage_fields(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+    }
+
+
+class Rewriter:
+    """Feeds on an upstream's bytes and gives whole events. One per stream.
+
+    `model` is the name the caller sees. When the upstream breaks its promise, `failure` says how: the events
+    before it are still given, and nothing after it is read.
+    """
+
+    def __init__(self, model: str, price: Price, call: Call) -> None:
+        self._model = model
+        self._price = price
+        self._asked = call.include_usage
+        self._input_tokens = call.input_tokens
+        self._request_id = call.request_id
+        self.failure: StreamError | None = None
+        self._reported: Usage | None = None
+        self._usage_sent = False
+        self._events = 0
+        self._tail = b""
+        self._head: dict[str, Any] | None = None  # id, object, created, model of the first event
+        self._fast = False
+        self._old_model = self._new_model = self._no_usage = self._has_usage = self._reason = b""
+        self._finished = False
+        self._role_sent: set[int] = set()
+        self.done = False
+
+    @property
+    def usage(self) -> Usage:
+        """What the upstream reported; until then one token per event, marked as estimated."""
+        if self._reported is not None:
+            return self._reported
+        return Usage(self._input_tokens, max(self._events - 1, 0), estimated=True)
+
+    def feed(self, data: bytes) -> bytes:
+        """The whole events in `data` and in what was left before, ready to send."""
+        if self._tail:
+            data = self._tail + data
+        if not self._fast:
+            data = data.replace(b"\r\n", b"\n")
+        end = data.rfind(b"\n\n") + 2
+        if end == 1:
+            self._tail = data
+            if len(data) > MAX_EVENT_BYTES:
+                self.failure = StreamError(f"an event is larger than {MAX_EVENT_BYTES} bytes")
+            return b""
+        self._tail = data[end:]
+        return self._events_in(data[:end] if self._tail else data)
+
+    def close(self) -> bytes:
+        """What is owed at the upstream's end; an end that came too early is a `failure`."""
+        out = b""
+        if self._tail.strip():
+            tail, self._tail = self._tail + b"\n\n", b""
+            out = self._events_in(tail)
+        if self.done or self.failure is not None:
+            return out
+        if not self._finished:
+            self.failure = StreamError("the stream ended before its last chunk")
+            return out
+        self.done = True
+        return out + self._owed_usage() + DONE
+
+    def _events_in(self, data: bytes) -> bytes:
+        if self._fast:
+            return self._pass(data)
+        if self._head is not None:
+            return self._each(data)
+        try:
+            return self._start(data)
+        except StreamError as error:
+            self.failure = error
+            return b""
+
+    def _start(self, data: bytes) -> bytes:
+        for block in data.split(b"\n\n"):
+            chunk = _payload(block)
+            if chunk is not None:
+                break
+        else:
+            return b""  # comments only
+        if chunk == b"[DONE]":
+            raise StreamError("the stream ended before its first chunk")
+        first = _parse(chunk)
+        known = isinstance(first.get("id"), str) and first["id"]
+        self._head = {
+            "id": first["id"] if known else f"chatcmpl-{self._request_id}",
+            "object": "chat.completion.chunk",
+            "created": first.get("created") or int(time.time()),
+            "model": self._model,
+        }
+        match = _MODEL.search(chunk)
+        if match is not None and data.startswith(b"data: {") and _conforms(first):
+            space = b" " if b'": ' in chunk[:40] else b""
+            self._fast = True
+            self._old_model = match.group()
+            self._new_model = b'"model":' + space + orjson.dumps(self._model)
+            self._no_usage = b"," + space + b'"usage":' + space + b"null"
+            self._has_usage = b'"usage":' + space + b"{"
+            self._reason = b'"finish_reason":' + space + b'"'
+            return self._pass(data)
+        return self._each(data)
+
+    def _pass(self, data: bytes) -> bytes:
+        if self._has_usage in data or b'"error":' in data or b"\n:" in data or b"data: [DONE]" in data:
+            return self._each(data)
+        self._events += data.count(b"\n\n")
+        if not self._finished:
+            self._finished = self._reason in data
+        return self._dress(data)
+
+    def _dress(self, data: bytes) -> bytes:
+        if self._old_model != self._new_model:
+            data = data.replace(self._old_model, self._new_model)
+        if not self._asked:
+            data = data.replace(self._no_usage, b"")
+        return data
+
+    def _each(self, data: bytes) -> bytes:
+        """Event by event: every read of an upstream that needs mending, and the odd read of one that does not."""
+        out = []
+        try:
+            for block in data.split(b"\n\n"):
+                payload = _payload(block)
+                if payload is None:
+                    continue
+                if payload == b"[DONE]":
+                    out.append(self._owed_usage() + DONE)
+                    self.done = self._finished = True
+                    break
+                out.append(self._one(payload))
+        except StreamError as error:
+            self.failure = error
+        return b"".join(out)
+
+    def _one(self, payload: bytes) -> bytes:
+        plain = self._fast and self._has_usage not in payload and b'"error":' not in payload
+        if plain:
+            self._events += 1
+            self._finished = self._finished or self._reason in payload
+            return self._dress(b"data: " + payload + b"\n\n")
+        chunk = _parse(payload)
+        usage = usage_of(chunk)
+        if usage is not None:
+            self._reported = usage
+            return self._spent(chunk)
+        self._events += 1
+        return event(self._mend(chunk))
+
+    def _spent(self, chunk: dict[str, Any]) -> bytes:
+        """A chunk with usage: a last one of its own, or on a chunk that has choices too."""
+        chunk = {**chunk, "model": self._model}
+        if not chunk.get("choices"):
+            if not self._asked or self._usage_sent:
+                return b""
+            self._usage_sent = True
+            return usage_event(chunk, self.usage, self._price)
+        self._events += 1
+        chunk = self._mend(chunk)
+        del chunk["usage"]
+        if self._asked:
+            chunk["usage"] = None
+        return event(chunk)
+
+    def _owed_usage(self) -> bytes:
+        if not self._asked or self._usage_sent or self._head is None:
+            return b""
+        self._usage_sent = True
+        return usage_event(self._head, self.usage, self._price)
+
+    def _mend(self, chunk: dict[str, Any]) -> dict[str, Any]:
+        """One chunk made to keep the contract: constant id, role first, finish reason explicit."""
+        assert self._head is not None
+        choices = chunk.get("choices")
+        if not isinstance(choices, list):
+            raise StreamError("a chunk has no choices")
+        mended = []
+        for choice in choices:
+            if not isinstance(choice, dict):
+                raise StreamError("a chunk's choice is no object")
+            delta = choice.get("delta")
+            delta = dict(delta) if isinstance(delta, dict) else {}
+            index = choice.get("index", 0)
+            if index not in self._role_sent:
+                self._role_sent.add(index)
+                delta = {"role": "assistant", **delta}
+            reason = choice.get("finish_reason")
+            self._finished = self._finished or reason is not None
+            mended.append({"index": 0, **choice, "delta": delta, "finish_reason": reason})
+        out = {**chunk, **self._head, "choices": mended}
+        if self._asked:
+            out.setdefault("usage", None)
+        elif out.get("usage", 0) is None:
+            del out["usage"]
+        return out
+
+
+def _payload(block: bytes) -> bytes | None:
+    """What an event's `data:` lines hold; None for comments and empty blocks."""
+    lines = [line[5:].lstrip() for line in block.split(b"\n") if line.startswith(b"data:")]
+    if not lines:
+        return None
+    return lines[0].rstrip() if len(lines) == 1 else b"\n".join(lines)
+
+
+def _parse(payload: bytes) -> dict[str, Any]:
+    try:
+        chunk = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        raise StreamError("a chunk is not JSON") from None
+    if not isinstance(chunk, dict):
+        raise StreamError("a chunk is no JSON object")
+    error = chunk.get("error")
+    if error:
+        raise StreamError("the upstream sent an error in the stream", error if isinstance(error, dict) else {})
+    return chunk
+
+
+def _conforms(first: dict[str, Any]) -> bool:
+    """Whether the first event shows an upstream whose bytes may pass as they are."""
+    choices = first.get("choices")
+    if not (isinstance(choices, list) and choices and isinstance(first.get("id"), str) and first["id"]):
+        return False
+    return all(
+        isinstance(choice, dict)
+        and "finish_reason" in choice
+        and isinstance(choice.get("delta"), dict)
+        and choice["delta"].get("role")
+        for choice in choices
+    )
