@@ -113,6 +113,10 @@ class Pool:
         """Seconds until the expert may be asked again; zero while it is healthy."""
         return self._health[name].resting_s(asyncio.get_running_loop().time())
 
+    def failed_midway(self, error: ExpertError) -> None:
+        """A stream that had begun broke off: counts against its expert like a failed attempt."""
+        self._note(self._health[error.expert], error, asyncio.get_running_loop().time())
+
     async def ask(self, call: Call, order: Sequence[str], *, attempts: int, streaming: bool) -> Served:
         """Asks the experts of `order`, at most `attempts` of them, until one answers or its stream has begun.
 

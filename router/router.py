@@ -1,0 +1,205 @@
+"""Router: embed, predict, gate, decide. A query and wishes in, a `Decision` out; it calls no expert."""
+
+import random
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from router.errors import InvalidRequest, NoExpertFits, NoHealthyExpert
+from router.objective import SPEND, Terms, choose, price_of_quality
+from router.policy import Policy
+from router.types import (
+    PREFERENCES,
+    Decision,
+    ExpertSpec,
+    Floats,
+    Load,
+    Preference,
+    Queries,
+    Query,
+    Wishes,
+)
+
+LOAD_REFRESH_S = 0.25
+
+
+class Embeds(Protocol):
+    """What the router needs of an encoder."""
+
+    async def encode(self, text: str) -> Floats: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyInUse:
+    """A fitted policy as this pool uses it: `columns[k]` is the artifact's expert that pool expert k is taken for.
+
+    `reference` are the training queries' vectors from which the preferences' prices of quality are found.
+    """
+
+    policy: Policy
+    version: str
+    columns: Sequence[int]
+    reference: Queries
+
+    @property
+    def label(self) -> str:
+        return f"{self.policy.kind}@{self.version}"
+
+
+class Router:
+    """Decides for one pool of chat experts. `encoder` may be None for a policy that never reads the query."""
+
+    def __init__(
+        self,
+        use: PolicyInUse,
+        specs: Sequence[ExpertSpec],
+        encoder: Embeds | None,
+        *,
+        resting_s: Callable[[str], float],
+        load: Callable[[str], Load],
+        preference: Preference = "balanced",
+        explore: float = 0.0,
+        rng: random.Random,
+    ) -> None:
+        self.use = use
+        self.names = tuple(spec.name for spec in specs)
+        self.prices_of_quality: dict[Preference, float] = {}
+        self._policy = use.policy
+        self._specs = tuple(specs)
+        self._encoder = encoder if use.policy.reads_query else None
+        self._resting_s = resting_s
+        self._load = load
+        self._preference = preference
+        self._explore = max(explore, use.policy.explore)
+        self._rng = rng
+        self._columns = np.asarray(use.columns, dtype=np.intp)
+        self._input_usd = np.array([spec.price.input for spec in specs]) / 1e6
+        self._output_usd = np.array([spec.price.output for spec in specs]) / 1e6
+        self._blank = np.zeros(use.reference.embeddings.shape[1], dtype=np.float32)
+        self._ttft_s = np.array([spec.ttft_s for spec in specs])
+        self._token_s = np.array([spec.token_s for spec in specs])
+        self._loads_at = float("-inf")
+        self._calibrate()
+
+    def _calibrate(self) -> None:
+        estimate = self._policy.predict(self.use.reference)
+        quality = estimate.quality[:, self._columns]
+        cost = self._cost_usd(self.use.reference.input_tokens[:, None], estimate.output_tokens[:, self._columns])
+        for preference in PREFERENCES:
+            self.prices_of_quality[preference] = price_of_quality(quality, cost, SPEND[preference])
+
+    def _cost_usd(self, input_tokens: Floats | int, output_tokens: Floats) -> Floats:
+        return np.asarray(input_tokens * self._input_usd + output_tokens * self._output_usd)
+
+    async def decide(self, query: Query, wishes: Wishes) -> Decision:
+        """Raises `NoExpertFits`, `NoHealthyExpert` or `InvalidRequest` (a wish that names what is not there)."""
+        began = time.perf_counter()
+        self.check(wishes)
+        ruled_out = self._rule_out(query, wishes)
+        vector = self._blank if self._encoder is None else await self._encoder.encode(query.text)
+        encoded = time.perf_counter()
+        queries = Queries(embeddings=vector[None, :], input_tokens=np.array([query.input_tokens], dtype=np.float32))
+        estimate = self._policy.predict(queries)
+        columns = self._columns
+        output_tokens = estimate.output_tokens[0, columns]
+        if query.max_output_tokens is not None:
+            output_tokens = np.minimum(output_tokens, query.max_output_tokens)
+        self._refresh_loads(encoded)
+        terms = Terms(
+            quality=estimate.quality[0, columns],
+            cost_usd=self._cost_usd(query.input_tokens, output_tokens),
+            latency_s=self._ttft_s + self._token_s * output_tokens,
+        )
+        preference = wishes.preference or self._preference
+        choice = choose(
+            terms,
+            ruled_out,
+            wishes,
+            self.prices_of_quality[preference],
+            explore=self._explore,
+            draw=self._rng.random() if self._explore else 0.0,
+        )
+        names = self.names
+        return Decision(
+            id="dec_" + secrets.token_hex(12),
+            order=tuple(names[k] for k in choice.order),
+            policy=self.use.label,
+            preference=preference,
+            experts=names,
+            quality=terms.quality,
+            std=estimate.std[0, columns],
+            cost_usd=terms.cost_usd,
+            latency_s=terms.latency_s,
+            utility=choice.utility,
+            propensity=choice.propensity,
+            ruled_out={names[k]: reason for k, reason in choice.ruled_out.items()},
+            encode_s=encoded - began,
+            decide_s=time.perf_counter() - encoded,
+        )
+
+    def check(self, wishes: Wishes) -> None:
+        """Raises `InvalidRequest` for an expert or a policy that is not there."""
+        named = (wishes.only or frozenset()) | wishes.exclude
+        if named and not named <= set(self.names):
+            unknown = sorted(named - set(self.names))[0]
+            field = "only" if wishes.only and unknown in wishes.only else "exclude"
+            raise InvalidRequest(
+                f"routing.{field}: no expert is called {unknown!r}; there are: {', '.join(self.names)}",
+                param=f"routing.{field}",
+            )
+        if wishes.policy is not None and wishes.policy not in (self._policy.kind, self.use.label, "default"):
+            raise InvalidRequest(
+                f"routing.policy: no policy is called {wishes.policy!r}; "
+                f"there are: default, {self._policy.kind}, {self.use.label}",
+                param="routing.policy",
+            )
+
+    def _rule_out(self, query: Query, wishes: Wishes) -> dict[int, str]:
+        """Why which expert cannot take the request. Raises where none is left."""
+        out: dict[int, str] = {}
+        resting: dict[str, float] = {}
+        needed = query.input_tokens + (query.max_output_tokens or 0)
+        for k, spec in enumerate(self._specs):
+            if not spec.enabled:
+                out[k] = "disabled"
+            elif wishes.only is not None and spec.name not in wishes.only:
+                out[k] = "not in routing.only"
+            elif spec.name in wishes.exclude:
+                out[k] = "in routing.exclude"
+            elif not query.needs <= spec.capabilities:
+                out[k] = f"cannot take {', '.join(sorted(query.needs - spec.capabilities))}"
+            elif needed > spec.context_tokens:
+                out[k] = f"context of {spec.context_tokens} tokens, about {needed} needed"
+            elif (wait_s := self._resting_s(spec.name)) > 0:
+                out[k] = "resting after failures"
+                resting[spec.name] = wait_s
+        if len(out) == len(self._specs):
+            if resting:
+                raise NoHealthyExpert(sorted(resting), min(resting.values()))
+            raise self._nothing_fits(query, out, needed)
+        return out
+
+    def _nothing_fits(self, query: Query, out: dict[int, str], needed: int) -> NoExpertFits:
+        reasons = "; ".join(f"{self.names[k]}: {reason}" for k, reason in out.items())
+        widest = max(spec.context_tokens for spec in self._specs)
+        if needed > widest:
+            return NoExpertFits(
+                f"the prompt of about {query.input_tokens} tokens (and {query.max_output_tokens or 0} to answer) "
+                f"is larger than every expert's context; the largest is {widest} tokens",
+                param="messages",
+                code="context_length_exceeded",
+            )
+        return NoExpertFits(f"no expert can take this request: {reasons}")
+
+    def _refresh_loads(self, now: float) -> None:
+        if now - self._loads_at < LOAD_REFRESH_S:
+            return
+        self._loads_at = now
+        for k, spec in enumerate(self._specs):
+            load = self._load(spec.name)
+            self._ttft_s[k] = spec.ttft_s if load.ttft_s is None else load.ttft_s
+            self._token_s[k] = spec.token_s if load.token_s is None else load.token_s
