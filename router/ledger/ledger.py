@@ -1,0 +1,245 @@
+"""The ledger: what every expert has cost and how it performs, shared by all replicas through Redis.
+
+Nothing of it is on an answer's path: `record` appends to a list, `load` reads a dict. One task writes behind:
+every `flush_ms` the new entries, summed per expert, go out as one script call, which also brings back the figures
+of those experts; once a second it reads the figures of all, which doubles as the heartbeat. Reads and writes are
+bounded at one second, so a hung Redis costs the event loop nothing.
+
+Keys, all under one hash tag so that the script's step stays in one slot of a cluster:
+
+    pointsman:{ledger}:format        the format's version; another one is an error
+    pointsman:{ledger}:experts       set of the names ever written of
+    pointsman:{ledger}:expert:NAME   hash: counts, and fading sums with the server's time of the last batch
+    pointsman:{ledger}:replica:ID    the last batch taken from this replica; forgotten after a week of silence
+
+While Redis is away the entries are summed per expert in memory and written when it is back, each exactly once: see
+`router.ledger.outbox`. What is in memory when the process dies is lost, at most `flush_ms` worth of entries while
+Redis answers.
+"""
+
+import asyncio
+import logging
+import time
+import uuid
+from dataclasses import dataclass
+
+from router.config import LedgerSettings
+from router.errors import LedgerError
+from router.ledger.embedded import EmbeddedServer
+from router.ledger.outbox import Outbox
+from router.ledger.store import Forgotten, Store, Unreachable, connect, masked
+from router.types import Entry, Load
+
+HEARTBEAT_S = 1.0
+RETRY_FIRST_S = 0.1
+RETRY_MOST_S = 0.4
+CLOSE_TIMEOUT_S = 2.0
+#: Entries that wait as objects; more are summed on the spot, so that memory stays bounded whatever the writer does.
+INBOX_MOST = 4096
+
+NOTHING = Load()
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerStatus:
+    """For readiness and metrics. `reason` says why it is not `ok`; `owed` counts entries not yet in Redis."""
+
+    ok: bool
+    reason: str | None
+    owed: int
+    server: str  # `embedded` or the URL, without its secrets
+
+
+class Ledger:
+    """Records finished calls and knows every expert's `Load`. All methods belong to one event loop."""
+
+    def __init__(self, settings: LedgerSettings) -> None:
+        self._settings = settings
+        self._server = EmbeddedServer(settings.data_dir) if settings.url == "embedded" else None
+        self._where = "the private Redis" if self._server else masked(settings.url)
+        self._replica = uuid.uuid4().hex
+        self._inbox: list[Entry] = []
+        self._outbox = Outbox(settings.half_life_s)
+        self._loads: dict[str, Load] = {}
+        self._store: Store | None = None
+        self._reason: str | None = "not opened yet"
+        self._wake = asyncio.Event()
+        self._writer: asyncio.Task[None] | None = None
+        self._closing = False
+        self._read_at = 0.0
+
+    async def open(self) -> None:
+        """Starts the private server or connects, and begins to write behind.
+
+        Raises `LedgerError` for what a person has to mend: no server binary, a wrong password, foreign data or
+        another format. A shared Redis that merely does not answer is no error: the ledger opens
+        degraded and goes on trying, since a gateway must be able to restart while Redis is away.
+        """
+        if self._server:
+            await self._server.open()
+        try:
+            self._store = self._connect()
+            await self._read()
+        except Unreachable as error:
+            if self._server:
+                await self._let_go()
+                raise
+            self._failed(error)
+        except LedgerError:
+            await self._let_go()
+            raise
+        else:
+            self._worked()
+        self._writer = asyncio.create_task(self._write_behind(), name="ledger")
+        self._writer.add_done_callback(self._writer_ended)
+
+    async def close(self) -> None:
+        """Writes what is owed, waiting two seconds at most, and stops the private server."""
+        self._closing = True
+        self._wake.set()
+        if self._writer:
+            await asyncio.wait({self._writer}, timeout=CLOSE_TIMEOUT_S)
+            self._writer.cancel()
+            await asyncio.wait({self._writer})
+            self._writer = None
+        if self.owed:
+            log.warning("ledger: closed with %d entries that were never written", self.owed)
+        await self._let_go()
+
+    def record(self, entry: Entry) -> None:
+        """Takes one finished call. Costs about a microsecond, never waits, never raises."""
+        self._inbox.append(entry)
+        if not self._wake.is_set():
+            self._wake.set()
+        if len(self._inbox) >= INBOX_MOST:
+            self._collect()
+
+    def load(self, expert: str) -> Load:
+        """The last known figures of an expert, of all replicas together; at most about a second old."""
+        return self._loads.get(expert, NOTHING)
+
+    @property
+    def degraded(self) -> bool:
+        """Redis does not answer: figures are old, entries wait in memory."""
+        return self._reason is not None
+
+    @property
+    def owed(self) -> int:
+        """Entries that are not known to be in Redis yet."""
+        return len(self._inbox) + self._outbox.owed
+
+    def status(self) -> LedgerStatus:
+        server = "embedded" if self._server else self._where
+        return LedgerStatus(self._reason is None, self._reason, self.owed, server)
+
+    async def ping(self) -> float:
+        """Seconds of one round trip. Raises `LedgerError`."""
+        started = time.perf_counter()
+        await self._opened().ping()
+        return time.perf_counter() - started
+
+    async def snapshot(self) -> dict[str, Load]:
+        """Every expert's figures, read from Redis now. Raises `LedgerError`."""
+        return await self._opened().read()
+
+    def _opened(self) -> Store:
+        if self._store is None:
+            raise LedgerError(self._reason or "the ledger is not open")
+        return self._store
+
+    def _connect(self) -> Store:
+        settings = self._settings
+        url = f"unix://{self._server.socket}" if self._server else settings.url
+        password = settings.password.read("ledger.password") if settings.password else None
+        return Store(
+            connect(url, None if self._server else password), self._where, self._replica, settings.half_life_s
+        )
+
+    async def _let_go(self) -> None:
+        if self._store:
+            await self._store.close()
+            self._store = None
+        if self._server:
+            await self._server.stop()
+
+    async def _write_behind(self) -> None:
+        """The writer's life: wait, write, and after a failure connect anew."""
+        retry_s = RETRY_FIRST_S
+        while not (self._closing and not self.owed):
+            try:
+                if self._reason is None:
+                    await self._until_due()
+                else:
+                    await self._reconnect(retry_s)
+                await self._write()
+            except LedgerError as error:
+                self._failed(error)
+                retry_s = min(retry_s * 2, RETRY_MOST_S)
+            except Forgotten as error:
+                log.warning("ledger: %s came back without the last writes; they are repeated", self._where)
+                self._outbox.forgotten(error.known)
+            else:
+                self._worked()
+                retry_s = RETRY_FIRST_S
+
+    async def _until_due(self) -> None:
+        """Returns when a batch has gathered, at the latest when the figures must be read again."""
+        if not self.owed:
+            loop = asyncio.get_running_loop()
+            self._wake.clear()
+            if self._closing:
+                return
+            due = loop.call_at(self._read_at + HEARTBEAT_S, self._wake.set)
+            await self._wake.wait()
+            due.cancel()
+        if self._inbox and not self._closing:
+            await asyncio.sleep(self._settings.flush_ms / 1000)
+
+    async def _reconnect(self, pause_s: float) -> None:
+        await asyncio.sleep(pause_s)
+        self._collect()
+        if self._server:
+            await self._server.ensure()
+        if self._store:
+            await self._store.close()
+        self._store = self._connect()
+
+    async def _write(self) -> None:
+        """Sends what is owed, and reads all figures when it is time to."""
+        store = self._opened()
+        self._collect()
+        while batch := self._outbox.next():
+            now = time.monotonic()
+            loads = await store.write(batch, self._outbox.base, now - batch.made_at)
+            self._outbox.taken(batch, now)
+            self._loads.update(loads)
+        if asyncio.get_running_loop().time() >= self._read_at + HEARTBEAT_S:
+            await self._read()
+
+    async def _read(self) -> None:
+        now = time.monotonic()
+        self._loads = await self._opened().read(self._outbox.base)
+        self._outbox.heard(now)
+        self._read_at = asyncio.get_running_loop().time()
+
+    def _collect(self) -> None:
+        entries, self._inbox = self._inbox, []
+        if entries:
+            self._outbox.add(entries, time.monotonic())
+
+    def _failed(self, error: LedgerError) -> None:
+        if self._reason is None or self._reason == "not opened yet":
+            log.warning("ledger: %s; entries wait in memory until it is back", error)
+        self._reason = str(error)
+
+    def _worked(self) -> None:
+        if self._reason is not None and self._reason != "not opened yet":
+            log.warning("ledger: %s is back, nothing is owed", self._where)
+        self._reason = None
+
+    def _writer_ended(self, task: asyncio.Task[None]) -> None:
+        # our own bug, if at all: it must show in readiness, not only in asyncio's log
+        if not task.cancelled() and task.exception():
+            self._reason = f"the writer failed: {type(task.exception()).__name__}"

@@ -1,0 +1,157 @@
+"""What is owed to Redis: entries summed per expert, cut into numbered batches, kept until they are safe.
+
+Memory is bounded by the number of experts, not of requests: while Redis is away at most one batch is on its way
+and everything later is summed into the next. Batches never change once they are numbered, so one that was sent
+twice can be told from its number. Those that Redis has taken are kept a few seconds longer, because a Redis that
+dies may come back without what it took last (it writes behind, and a replica that is promoted lags): it then
+names the last batch it knows, and the later ones are sent again.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import orjson
+
+from router.types import Entry
+
+#: An append-only file that is fsynced every second may lack the last two; replicas lag less.
+KEEP_S = 3.0
+
+
+@dataclass(slots=True)
+class Tally:
+    """Sums over entries of one expert: whole numbers exact, the others faded to one moment."""
+
+    requests: int = 0
+    errors: int = 0
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    cost_nano: int = 0
+    calls: float = 0.0
+    failures: float = 0.0
+    ttft_weight: float = 0.0
+    ttft_sum_s: float = 0.0
+    token_weight: float = 0.0
+    token_sum_s: float = 0.0
+
+    def add(self, entry: Entry) -> None:
+        self.requests += 1
+        self.calls += 1.0
+        if not entry.ok:
+            self.errors += 1
+            self.failures += 1.0
+        usage = entry.usage
+        self.input_tokens += usage.input_tokens
+        self.cached_tokens += usage.cached_tokens
+        self.output_tokens += usage.output_tokens
+        self.cost_nano += entry.cost_nano
+        # one NaN would stay in the shared sums for ever
+        if entry.ttft_s is not None and math.isfinite(entry.ttft_s):
+            self.ttft_weight += 1.0
+            self.ttft_sum_s += entry.ttft_s
+        if entry.token_s is not None and math.isfinite(entry.token_s):
+            self.token_weight += 1.0
+            self.token_sum_s += entry.token_s
+
+    def fade(self, factor: float) -> None:
+        for name in FADING:
+            setattr(self, name, getattr(self, name) * factor)
+
+
+COLUMNS = tuple(column.name for column in fields(Tally))
+COUNTED = COLUMNS[:6]
+FADING = COLUMNS[6:]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One numbered step: `payload` is a JSON array with a row [expert, *COLUMNS] per expert."""
+
+    number: int
+    made_at: float  # on the caller's monotonic clock; the fading sums are of that moment
+    entries: int
+    experts: tuple[str, ...]
+    payload: bytes
+
+
+class Outbox:
+    """Numbers, keeps and repeats batches. Times are seconds on one monotonic clock, given by the caller."""
+
+    def __init__(self, half_life_s: float) -> None:
+        self._half_life_s = half_life_s
+        self._tallies: dict[str, Tally] = {}
+        self._tallied_at = 0.0
+        self._tallied = 0
+        self._batches: deque[Batch] = deque()  # by number: those taken in the last KEEP_S, then those owed
+        self._taken_at: dict[int, float] = {}
+        self._last = 0  # the highest number given
+        self._taken = 0  # the highest number that Redis is known to have
+        self.base = 0  # the number that Redis must at least know: if it does not, it forgot
+
+    @property
+    def owed(self) -> int:
+        """Entries that Redis is not known to have."""
+        return self._tallied + sum(batch.entries for batch in self._owed_batches())
+
+    def add(self, entries: list[Entry], now: float) -> None:
+        if self._tallies and now > self._tallied_at:
+            factor = 0.5 ** ((now - self._tallied_at) / self._half_life_s)
+            for tally in self._tallies.values():
+                tally.fade(factor)
+        self._tallied_at = now
+        self._tallied += len(entries)
+        for entry in entries:
+            if entry.expert not in self._tallies:
+                self._tallies[entry.expert] = Tally()
+            self._tallies[entry.expert].add(entry)
+
+    def next(self) -> Batch | None:
+        """The batch to send, the oldest first; the same one until it is taken. None: nothing is owed."""
+        owed = list(self._owed_batches())
+        if owed:
+            return owed[-1]
+        return self._cut() if self._tallies else None
+
+    def taken(self, batch: Batch, now: float) -> None:
+        """Redis has this batch; what it took more than KEEP_S ago is now safe."""
+        self._taken = self.base = batch.number
+        self._taken_at[batch.number] = now
+        self.heard(now)
+
+    def heard(self, now: float) -> None:
+        """Redis, not having forgotten anything, answered: what it took more than KEEP_S ago is safe."""
+        while self._batches and self._batches[0].number <= self._taken:
+            oldest = self._batches[0].number
+            if now - self._taken_at.setdefault(oldest, now) <= KEEP_S:
+                return
+            self._batches.popleft()
+            self._taken_at.pop(oldest, None)
+        if not self._batches:
+            self.base = 0
+
+    def forgotten(self, known: int) -> None:
+        """Redis came back and knows batches up to `known` only: all later ones that are kept are owed again."""
+        oldest = self._batches[0].number if self._batches else self._last + 1
+        self._taken = max(known, oldest - 1)
+        self.base = known
+
+    def _owed_batches(self) -> Iterator[Batch]:
+        """Newest first."""
+        for batch in reversed(self._batches):
+            if batch.number <= self._taken:
+                return
+            yield batch
+
+    def _cut(self) -> Batch:
+        self._last += 1
+        rows = [
+            [expert, *(getattr(tally, column) for column in COLUMNS)] for expert, tally in self._tallies.items()
+        ]
+        batch = Batch(self._last, self._tallied_at, self._tallied, tuple(self._tallies), orjson.dumps(rows))
+        self._batches.append(batch)
+        self._tallies = {}
+        self._tallied = 0
+        return batch

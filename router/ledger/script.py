@@ -1,0 +1,95 @@
+"""The one Lua script: applies a batch once, and reads the experts it names.
+
+KEYS    the format's key, the index of experts, this replica's marker, then one hash per expert
+ARGV    format, half-life (s), the marker's life (s), batch number (0: only read), the number that the marker
+        must at least show, age of the batch (s), the batch: a JSON array of [expert, *COLUMNS], in the order of
+        the hashes
+Returns {'ok', time, HMGET of every hash} | {'gap', number shown} | {'format', found} | {'foreign', key}
+
+Everything is read and checked before the first write, so that an error leaves nothing half applied. Whole numbers
+go through HINCRBY, since Lua's are doubles. The fading sums fade by the server's clock, so replicas need not agree
+on the time, and the order in which their batches arrive does not matter.
+"""
+
+from router.ledger.outbox import COUNTED, FADING
+
+#: Raised by one when what is kept, or where, changes.
+FORMAT = "1"
+
+HASH = ("at", *COUNTED, *FADING)
+
+
+def _lua_list(names: tuple[str, ...]) -> str:
+    return "{" + ", ".join(f"'{name}'" for name in names) + "}"
+
+
+SCRIPT = (
+    f"local FIELDS = {_lua_list(HASH)}\nlocal COUNTED, FADING = {len(COUNTED)}, {len(FADING)}\n"
+    + r"""
+local format, half_life, marker_life = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local number, base, age = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+
+local found = redis.call('GET', KEYS[1])
+if found and found ~= format then return {'format', found} end
+local shown = tonumber(redis.call('GET', KEYS[3]) or '0')
+if not shown then return {'foreign', KEYS[3]} end
+if shown < base then return {'gap', string.format('%.0f', shown)} end
+redis.call('SCARD', KEYS[2])
+
+local hashes = {}
+for k = 4, #KEYS do
+  local hash = redis.call('HMGET', KEYS[k], unpack(FIELDS))
+  for i, value in ipairs(hash) do
+    local whole = i > 1 and i <= 1 + COUNTED
+    if value and (not tonumber(value) or whole and not string.match(value, '^%-?%d+$')) then
+      return {'foreign', KEYS[k]}
+    end
+  end
+  hashes[k - 3] = hash
+end
+
+local time = redis.call('TIME')
+local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
+
+-- The factor that takes a weight from one moment to another. The last trace is kept: of an expert that was
+-- silent for days, old figures are better than none, and the first new one outweighs them.
+local function fade(weight, seconds)
+  local factor = 0.5 ^ (math.max(seconds, 0) / half_life)
+  if weight > 0 and weight * factor < 1e-9 then return math.min(1e-9 / weight, 1) end
+  return factor
+end
+
+if number > shown then
+  local late = 0.5 ^ (math.max(age, 0) / half_life)
+  for k, row in ipairs(cjson.decode(ARGV[7])) do
+    local key, hash = KEYS[k + 3], hashes[k]
+    for i = 2, 1 + COUNTED do
+      if row[i] ~= 0 then
+        redis.call('HINCRBY', key, FIELDS[i], string.format('%.0f', row[i]))
+      elseif not hash[i] then
+        redis.call('HSET', key, FIELDS[i], '0')
+      end
+    end
+    local at = tonumber(hash[1] or now)
+    local values = {'at', string.format('%.6f', math.max(now, at))}
+    for i = 2 + COUNTED, COUNTED + FADING, 2 do  -- in pairs: a weight, and a sum that fades with it
+      local factor = fade(tonumber(hash[i] or 0), now - at)
+      for j = i, i + 1 do
+        values[#values + 1] = FIELDS[j]
+        values[#values + 1] = string.format('%.17g', tonumber(hash[j] or 0) * factor + row[j] * late)
+      end
+    end
+    redis.call('HSET', key, unpack(values))
+    redis.call('SADD', KEYS[2], row[1])
+  end
+  if not found then redis.call('SET', KEYS[1], format) end
+  redis.call('SET', KEYS[3], string.format('%.0f', number), 'EX', marker_life)
+end
+
+local reply = {'ok', string.format('%.6f', now)}
+for k = 4, #KEYS do
+  reply[#reply + 1] = redis.call('HMGET', KEYS[k], unpack(FIELDS))
+end
+return reply
+"""
+)

@@ -1,0 +1,196 @@
+"""One Redis, spoken to through one script: addresses, errors in our words, figures decoded. It keeps nothing."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from router.errors import LedgerError
+from router.ledger.outbox import Batch
+from router.ledger.script import FORMAT, HASH, SCRIPT
+from router.types import Load
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+#: A Redis that has not answered by then is taken for gone.
+ANSWER_TIMEOUT_S = 1.0
+#: After so long a silent replica's marker is forgotten. It must outlast every outage that is to be bridged exactly.
+MARKER_LIFE_S = 7 * 86_400
+
+PREFIX = "pointsman:{ledger}:"
+FORMAT_KEY = PREFIX + "format"
+EXPERTS_KEY = PREFIX + "experts"
+
+SCRIPT_SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+
+
+def expert_key(expert: str) -> str:
+    return f"{PREFIX}expert:{expert}"
+
+
+def replica_key(replica: str) -> str:
+    return f"{PREFIX}replica:{replica}"
+
+
+def masked(url: str) -> str:
+    """The URL without user, password and query: what messages may show."""
+    try:
+        parts = urlsplit(url)
+        where = parts.netloc.rpartition("@")[2]
+    except ValueError:
+        return url.partition("://")[0] + "://..."
+    return f"{parts.scheme}://{where}{parts.path}"
+
+
+class Unreachable(LedgerError):
+    """Redis does not answer, or not now: it is worth trying again."""
+
+
+class Forgotten(Exception):
+    """Redis came back without batches that it had taken; it knows those up to `known`."""
+
+    def __init__(self, known: int) -> None:
+        super().__init__(known)
+        self.known = known
+
+
+class Store:
+    """The connection of one replica. `where` is how messages call the server; every error is a `LedgerError`."""
+
+    def __init__(self, client: "Redis", where: str, replica: str, half_life_s: float) -> None:
+        self._client: Any = client  # its annotations change from version to version
+        self._where = where
+        self._fixed = (FORMAT, repr(half_life_s), str(MARKER_LIFE_S))
+        self._marker = replica_key(replica)
+        self._half_life_s = half_life_s
+
+    async def write(self, batch: Batch, base: int, age_s: float) -> dict[str, Load]:
+        """Applies the batch unless it was applied before; the figures of its experts. Raises `Forgotten`."""
+        return await self._run(batch.experts, batch.number, base, age_s, batch.payload)
+
+    async def read(self, base: int = 0) -> dict[str, Load]:
+        """The figures of every expert that any replica ever wrote of. Raises `Forgotten`."""
+        async with self._answering():
+            names = await self._client.smembers(EXPERTS_KEY)
+        return await self._run(sorted(name.decode() for name in names), 0, base, 0.0, b"[]")
+
+    async def ping(self) -> None:
+        async with self._answering():
+            await self._client.ping()
+
+    async def close(self) -> None:
+        from redis.exceptions import RedisError
+
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                await self._client.aclose()
+                await self._client.connection_pool.disconnect()
+        except (RedisError, OSError):
+            return  # it is gone already
+
+    async def _run(
+        self, experts: Sequence[str], number: int, base: int, age_s: float, payload: bytes
+    ) -> dict[str, Load]:
+        from redis.exceptions import NoScriptError
+
+        keys = (FORMAT_KEY, EXPERTS_KEY, self._marker, *map(expert_key, experts))
+        arguments = (*keys, *self._fixed, number, base, repr(age_s), payload)
+        async with self._answering():
+            try:
+                reply: Any = await self._client.evalsha(SCRIPT_SHA, len(keys), *arguments)
+            except NoScriptError:
+                reply = await self._client.eval(SCRIPT, len(keys), *arguments)
+        status, detail, *hashes = reply
+        if status == b"ok":
+            now = float(detail)
+            return {name: self._load(found, now) for name, found in zip(experts, hashes, strict=True) if found[0]}
+        if status == b"gap":
+            raise Forgotten(int(detail))
+        if status == b"format":
+            raise LedgerError(
+                f"the ledger in {self._where} has format {detail.decode(errors='replace')!r}, this version "
+                f"of pointsman writes {FORMAT!r}; run the version that wrote it, or use another database"
+            )
+        raise LedgerError(self._foreign(f"the key {detail.decode(errors='replace')!r}"))
+
+    def _load(self, found: Sequence[bytes | None], now: float) -> Load:
+        value = dict(zip(HASH, (field or b"0" for field in found), strict=True))
+        fading = {name: float(value[name]) for name in HASH}
+        fresh = 0.5 ** (max(now - fading["at"], 0.0) / self._half_life_s)
+        return Load(
+            ttft_s=_mean(fading["ttft_sum_s"], fading["ttft_weight"]),
+            token_s=_mean(fading["token_sum_s"], fading["token_weight"]),
+            # one more call that went well: old failures fade, and one failure alone is no verdict
+            error_rate=fading["failures"] * fresh / (fading["calls"] * fresh + 1.0),
+            requests=int(value["requests"]),
+            errors=int(value["errors"]),
+            input_tokens=int(value["input_tokens"]),
+            output_tokens=int(value["output_tokens"]),
+            cost_nano=int(value["cost_nano"]),
+        )
+
+    def _foreign(self, what: str) -> str:
+        return f"{self._where} holds foreign data: {what} is not what the ledger writes; use another database"
+
+    @asynccontextmanager
+    async def _answering(self) -> AsyncIterator[None]:
+        """Bounds the wait, and says in our words what went wrong."""
+        from redis import exceptions
+
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                yield
+        except (exceptions.AuthenticationError, exceptions.AuthorizationError) as error:
+            raise LedgerError(
+                f"{self._where} refuses the password ({error}); check ledger.password or the one in ledger.url"
+            ) from error
+        except exceptions.NoPermissionError as error:
+            raise LedgerError(f"{self._where} does not let this user keep the ledger: {error}") from error
+        except (TimeoutError, exceptions.TimeoutError) as error:
+            raise Unreachable(f"{self._where} did not answer within {ANSWER_TIMEOUT_S:g} s") from error
+        except exceptions.ResponseError as error:
+            if "WRONGTYPE" in str(error):
+                raise LedgerError(self._foreign(f"a key under {PREFIX}")) from error
+            raise Unreachable(f"{self._where} answers with an error: {error}") from error
+        except (exceptions.RedisError, OSError) as error:
+            raise Unreachable(f"{self._where} cannot be reached: {error}") from error
+
+
+def _mean(total: float, weight: float) -> float | None:
+    return total / weight if weight > 0 else None
+
+
+def connect(url: str, password: str | None) -> "Redis":
+    """A client for the URL; nothing is sent yet. Raises `LedgerError` for a URL that is none."""
+    from redis.asyncio import BlockingConnectionPool, Redis
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+
+    options: dict[str, Any] = {
+        "max_connections": 4,
+        "timeout": ANSWER_TIMEOUT_S,
+        "socket_timeout": ANSWER_TIMEOUT_S,
+        "socket_connect_timeout": ANSWER_TIMEOUT_S,
+        "retry": Retry(NoBackoff(), 0),  # a repeated write must go through the outbox
+        "protocol": 2,
+    }
+    try:
+        if password is not None:
+            if "password" in _url_options(url):
+                raise LedgerError(
+                    f"both ledger.password and the URL {masked(url)} hold a password; keep one of them"
+                )
+            options["password"] = password
+        return Redis(connection_pool=BlockingConnectionPool.from_url(url, **options))
+    except (ValueError, TypeError) as error:
+        # the cause is left out of the message: it may quote the URL
+        raise LedgerError(f"ledger.url {masked(url)} is not a Redis URL (redis://host:6379/0)") from error
+
+
+def _url_options(url: str) -> Any:
+    from redis.asyncio.connection import parse_url
+
+    return parse_url(url)
