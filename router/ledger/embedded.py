@@ -27,6 +27,7 @@ from pathlib import Path
 from router.errors import LedgerError
 
 START_TIMEOUT_S = 10.0
+START_AGAIN_S = 5.0
 STOP_TIMEOUT_S = 5.0
 POLL_S = 0.01
 
@@ -76,6 +77,8 @@ class EmbeddedServer:
         self.folder = (data_dir or default_data_dir()).expanduser().absolute() / "ledger"
         self._child: subprocess.Popen[bytes] | None = None
         self._folder_fd: int | None = None
+        self._refusal: str | None = None
+        self._start_again_at = 0.0
 
     @property
     def pid(self) -> int | None:
@@ -109,18 +112,27 @@ class EmbeddedServer:
     async def ensure(self) -> None:
         """Starts the server if none is running on the folder, be it ours or another gateway's.
 
-        A server that runs but does not answer is left alone. Raises `LedgerError` if it cannot be started.
+        A server that runs but does not answer is left alone. Raises `LedgerError` if it cannot be started, and
+        then again, without trying, for `START_AGAIN_S`.
         """
         if self.pid is not None:
             return
+        loop = asyncio.get_running_loop()
+        if self._refusal is not None and loop.time() < self._start_again_at:
+            raise LedgerError(self._refusal)
         lock = self._take_lock()
         if lock is None:
             return
         try:
             self._spawn(lock)
+            await self._started()
+            self._refusal = None
+        except LedgerError as error:
+            self._refusal = str(error)
+            self._start_again_at = loop.time() + START_AGAIN_S
+            raise
         finally:
             os.close(lock)
-        await self._started()
 
     async def stop(self) -> None:
         """Ends the server if this gateway started it: cleanly, else by force."""
@@ -161,26 +173,35 @@ class EmbeddedServer:
             ) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             os.close(lock)
             return None
+        except OSError as error:
+            os.close(lock)
+            raise LedgerError(
+                f"{self.folder} is on a file system without locks ({error.strerror}); set ledger.data_dir"
+            ) from error
         return lock
 
     def _spawn(self, lock: int) -> None:
         binary = find_server()
-        (self.folder / "redis.sock").unlink(missing_ok=True)
-        # Popen runs on the event loop's own thread: the tether ends the child when the thread that made it ends.
-        with (self.folder / "redis.log").open("wb") as log:
-            self._child = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(TETHER), str(os.getpid()), str(binary), *self._options()],
-                cwd=self.folder,
-                env={name: os.environ[name] for name in PASSED_ON if name in os.environ},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                pass_fds=(lock,),
-                start_new_session=True,  # Ctrl-C is the gateway's to handle: it still has something to write
-            )
+        tethered = [sys.executable, "-I", "-S", str(TETHER), str(os.getpid()), str(binary)]
+        try:
+            (self.folder / "redis.sock").unlink(missing_ok=True)
+            # On the event loop's own thread, for the tether ends the child when the thread that made it ends.
+            with (self.folder / "redis.log").open("wb") as log:
+                self._child = subprocess.Popen(
+                    [*tethered, *self._options()],
+                    cwd=self.folder,
+                    env={name: os.environ[name] for name in PASSED_ON if name in os.environ},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(lock,),
+                    start_new_session=True,  # Ctrl-C is the gateway's: it still has something to write
+                )
+        except OSError as error:
+            raise LedgerError(f"cannot start {binary} in {self.folder}: {error.strerror}") from error
 
     def _options(self) -> list[str]:
         options = {

@@ -24,7 +24,7 @@ import uuid
 from dataclasses import dataclass
 
 from router.config import LedgerSettings
-from router.errors import LedgerError
+from router.errors import LedgerError, PointsmanError
 from router.ledger.embedded import EmbeddedServer
 from router.ledger.outbox import Outbox
 from router.ledger.store import Forgotten, Store, Unreachable, connect, masked
@@ -64,7 +64,7 @@ class Ledger:
         self._outbox = Outbox(settings.half_life_s)
         self._loads: dict[str, Load] = {}
         self._store: Store | None = None
-        self._reason: str | None = "not opened yet"
+        self._reason: str | None = None
         self._wake = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
         self._closing = False
@@ -74,24 +74,20 @@ class Ledger:
         """Starts the private server or connects, and begins to write behind.
 
         Raises `LedgerError` for what a person has to mend: no server binary, a wrong password, foreign data or
-        another format. A shared Redis that merely does not answer is no error: the ledger opens
-        degraded and goes on trying, since a gateway must be able to restart while Redis is away.
+        another format; `ConfigError` for a password that cannot be read. A shared Redis that merely does not
+        answer is no error: the ledger opens degraded and goes on trying, since a gateway must be able to
+        restart while Redis is away.
         """
-        if self._server:
-            await self._server.open()
         try:
+            if self._server:
+                await self._server.open()
             self._store = self._connect()
             await self._read()
-        except Unreachable as error:
-            if self._server:
+        except PointsmanError as error:
+            if self._server or not isinstance(error, Unreachable):
                 await self._let_go()
                 raise
             self._failed(error)
-        except LedgerError:
-            await self._let_go()
-            raise
-        else:
-            self._worked()
         self._writer = asyncio.create_task(self._write_behind(), name="ledger")
         self._writer.add_done_callback(self._writer_ended)
 
@@ -123,7 +119,7 @@ class Ledger:
     @property
     def degraded(self) -> bool:
         """Redis does not answer: figures are old, entries wait in memory."""
-        return self._reason is not None
+        return self._store is None or self._reason is not None
 
     @property
     def owed(self) -> int:
@@ -132,7 +128,8 @@ class Ledger:
 
     def status(self) -> LedgerStatus:
         server = "embedded" if self._server else self._where
-        return LedgerStatus(self._reason is None, self._reason, self.owed, server)
+        reason = "the ledger is not open" if self._store is None else self._reason
+        return LedgerStatus(reason is None, reason, self.owed, server)
 
     async def ping(self) -> float:
         """Seconds of one round trip. Raises `LedgerError`."""
@@ -146,7 +143,7 @@ class Ledger:
 
     def _opened(self) -> Store:
         if self._store is None:
-            raise LedgerError(self._reason or "the ledger is not open")
+            raise LedgerError("the ledger is not open")
         return self._store
 
     def _connect(self) -> Store:
@@ -174,7 +171,7 @@ class Ledger:
                 else:
                     await self._reconnect(retry_s)
                 await self._write()
-            except LedgerError as error:
+            except PointsmanError as error:
                 self._failed(error)
                 retry_s = min(retry_s * 2, RETRY_MOST_S)
             except Forgotten as error:
@@ -229,15 +226,16 @@ class Ledger:
         if entries:
             self._outbox.add(entries, time.monotonic())
 
-    def _failed(self, error: LedgerError) -> None:
-        if self._reason is None or self._reason == "not opened yet":
-            log.warning("ledger: %s; entries wait in memory until it is back", error)
+    def _failed(self, error: PointsmanError) -> None:
+        # one line when it begins, and one for whatever does not mend itself
+        if self._reason is None or (str(error) != self._reason and not isinstance(error, Unreachable)):
+            log.warning("ledger: %s; until that is mended, what is recorded waits in memory", error)
         self._reason = str(error)
 
     def _worked(self) -> None:
-        if self._reason is not None and self._reason != "not opened yet":
-            log.warning("ledger: %s is back, nothing is owed", self._where)
-        self._reason = None
+        if self._reason is not None:
+            log.warning("ledger: %s is back, and has what it was owed", self._where)
+            self._reason = None
 
     def _writer_ended(self, task: asyncio.Task[None]) -> None:
         # our own bug, if at all: it must show in readiness, not only in asyncio's log

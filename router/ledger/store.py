@@ -5,7 +5,6 @@ import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from router.errors import LedgerError
 from router.ledger.outbox import Batch
@@ -37,12 +36,12 @@ def replica_key(replica: str) -> str:
 
 def masked(url: str) -> str:
     """The URL without user, password and query: what messages may show."""
-    try:
-        parts = urlsplit(url)
-        where = parts.netloc.rpartition("@")[2]
-    except ValueError:
-        return url.partition("://")[0] + "://..."
-    return f"{parts.scheme}://{where}{parts.path}"
+    scheme, _, rest = url.partition("://")
+    # a password with an unescaped / ? or # in it is a mistake, and must not show either
+    place = rest.rpartition("@")[2]
+    if "?" in rest and rest.index("?") < len(rest) - len(place):
+        return f"{scheme}://..."
+    return f"{scheme}://{place.partition('?')[0].partition('#')[0]}"
 
 
 class Unreachable(LedgerError):
@@ -166,6 +165,7 @@ def _mean(total: float, weight: float) -> float | None:
 def connect(url: str, password: str | None) -> "Redis":
     """A client for the URL; nothing is sent yet. Raises `LedgerError` for a URL that is none."""
     from redis.asyncio import BlockingConnectionPool, Redis
+    from redis.asyncio.connection import parse_url
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 
@@ -178,19 +178,10 @@ def connect(url: str, password: str | None) -> "Redis":
         "protocol": 2,
     }
     try:
-        if password is not None:
-            if "password" in _url_options(url):
-                raise LedgerError(
-                    f"both ledger.password and the URL {masked(url)} hold a password; keep one of them"
-                )
-            options["password"] = password
+        if password is not None and "password" in parse_url(url):
+            raise LedgerError(f"both ledger.password and ledger.url {masked(url)} hold a password; keep one")
+        options |= {"password": password} if password is not None else {}
         return Redis(connection_pool=BlockingConnectionPool.from_url(url, **options))
-    except (ValueError, TypeError) as error:
-        # the cause is left out of the message: it may quote the URL
-        raise LedgerError(f"ledger.url {masked(url)} is not a Redis URL (redis://host:6379/0)") from error
-
-
-def _url_options(url: str) -> Any:
-    from redis.asyncio.connection import parse_url
-
-    return parse_url(url)
+    except (ValueError, TypeError):
+        # without its cause, which may quote the URL
+        raise LedgerError(f"ledger.url {masked(url)} is not a Redis URL such as redis://host:6379/0") from None
