@@ -25,6 +25,8 @@ from router.types import (
 )
 
 LOAD_REFRESH_S = 0.25
+NAMED = "named"  # the policy of a decision that the caller made
+_NONE = np.zeros(0)
 
 
 class Embeds(Protocol):
@@ -95,8 +97,33 @@ class Router:
     def _cost_usd(self, input_tokens: Floats | int, output_tokens: Floats) -> Floats:
         return np.asarray(input_tokens * self._input_usd + output_tokens * self._output_usd)
 
-    async def decide(self, query: Query, wishes: Wishes) -> Decision:
-        """Raises `NoExpertFits`, `NoHealthyExpert` or `InvalidRequest` (a wish that names what is not there)."""
+    def named(self, expert: str) -> Decision:
+        """The decision of a caller who chose the expert: nothing is estimated."""
+        return Decision(
+            id="dec_" + secrets.token_hex(12),
+            order=(expert,),
+            policy=NAMED,
+            preference=self._preference,
+            experts=(),
+            quality=_NONE,
+            std=_NONE,
+            cost_usd=_NONE,
+            latency_s=_NONE,
+            utility=_NONE,
+            propensity=_NONE,
+            ruled_out={},
+        )
+
+    def expected_length(self, expert: str, most: int | None) -> float:
+        """Output tokens that an expert's answers have on average, at most `most`."""
+        length = float(self._policy.output_tokens_[self._columns[self.names.index(expert)]])
+        return length if most is None else min(length, most)
+
+    async def decide(self, query: Query, wishes: Wishes, *, first: str | None = None) -> Decision:
+        """The choice for one query. `first` is an expert that the caller named and that is tried before the rest.
+
+        Raises `NoExpertFits`, `NoHealthyExpert` or `InvalidRequest` (a wish that names what is not there).
+        """
         began = time.perf_counter()
         self.check(wishes)
         ruled_out = self._rule_out(query, wishes)
@@ -124,10 +151,13 @@ class Router:
             draw=self._rng.random() if self._explore else 0.0,
         )
         names = self.names
+        order = [names[k] for k in choice.order]
+        if first is not None:
+            order = [first, *(name for name in order if name != first)]
         return Decision(
             id="dec_" + secrets.token_hex(12),
-            order=tuple(names[k] for k in choice.order),
-            policy=self.use.label,
+            order=tuple(order),
+            policy=self.use.label if first is None else NAMED,
             preference=preference,
             experts=names,
             quality=terms.quality,
@@ -203,3 +233,20 @@ class Router:
             load = self._load(spec.name)
             self._ttft_s[k] = spec.ttft_s if load.ttft_s is None else load.ttft_s
             self._token_s[k] = spec.token_s if load.token_s is None else load.token_s
+
+
+def why(decision: Decision) -> str:
+    """One sentence for people: what the chosen expert is expected to do, against the strongest one."""
+    candidates = decision.candidates()
+    chosen = candidates[0]
+    standing = [candidate for candidate in candidates if candidate.reason is None]
+    strongest = max(standing, key=lambda candidate: candidate.quality)
+    text = f"{chosen.expert}: expected quality {chosen.quality:.3f} for ${chosen.cost_usd:.6f}"
+    if len(standing) == 1:
+        return f"{text}, the only expert that can take this request within its limits"
+    if strongest.expert == chosen.expert:
+        return f"{text}, the highest of {len(standing)} and worth its price under {decision.preference!r}"
+    return (
+        f"{text}, chosen under {decision.preference!r} over {strongest.expert}: "
+        f"{strongest.quality:.3f} for ${strongest.cost_usd:.6f}"
+    )

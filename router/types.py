@@ -133,7 +133,9 @@ class Decision:
     decide_s: float = 0.0
 
     def candidates(self) -> list[Candidate]:
-        """Every expert's line: those to try, best first, then those ruled out."""
+        """Every expert's line: those to try, best first, then those ruled out. Empty where the caller named one."""
+        if not self.experts:
+            return []
         column = {name: k for k, name in enumerate(self.experts)}
         out = [name for name in self.experts if name not in self.order]
         return [

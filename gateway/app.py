@@ -1,0 +1,117 @@
+"""The application: `create_app(settings)` builds all of it, and nothing is opened before its lifespan begins."""
+
+import logging
+import traceback
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from gateway.chat import Chat, Exchange
+from gateway.errors import Failure, describe, failure, internal
+from gateway.service import Service
+from gateway.surfaces import api
+from router.config import Settings
+from router.errors import PointsmanError
+from router.experts.pool import PoolError
+
+log = logging.getLogger("pointsman")
+CHAT_PATH = "/v1/chat/completions"
+
+
+class HotPath:
+    """A middleware that answers chat completions before FastAPI looks at them."""
+
+    def __init__(self, app: Any, chat: Chat) -> None:
+        self._app = app
+        self._chat = chat
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        hot = scope["type"] == "http" and scope["path"] == CHAT_PATH and scope["method"] == "POST"
+        await (self._chat if hot else self._app)(scope, receive, send)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Raises `ConfigError` for secrets and prices that are missing; opening, in the lifespan, raises the rest."""
+    service = Service(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await service.open()
+        try:
+            yield
+        finally:
+            await service.close()
+
+    app = FastAPI(title="Pointsman", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.service = service
+    app.include_router(api)
+    app.add_middleware(HotPath, chat=Chat(service))
+    app.add_exception_handler(PointsmanError, _ours)
+    app.add_exception_handler(PoolError, _ours)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unforeseen)
+    _document_chat(app)
+    return app
+
+
+def _respond(request: Request, answer: Failure) -> Response:
+    exchange = getattr(request.state, "exchange", None) or Exchange(request.headers.raw)
+    response = Response(answer.body, answer.status, media_type="application/json")
+    response.raw_headers.extend([*exchange.headers(), *answer.headers])
+    return response
+
+
+async def _ours(request: Request, error: Exception) -> Response:
+    assert isinstance(error, PointsmanError | PoolError)
+    answer = describe(error)
+    log.info("path=%s status=%d %s", request.url.path, answer.status, type(error).__name__)
+    return _respond(request, answer)
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return _respond(request, failure(404, f"no such path: {request.url.path[:200]}", code="path_not_found"))
+    if error.status_code == 405:
+        message = f"{request.method} is not allowed on {request.url.path[:200]}"
+        return _respond(request, failure(405, message, code="method_not_allowed"))
+    return _respond(request, failure(error.status_code, str(error.detail)))
+
+
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    log.error(
+        "path=%s %s\n%s", request.url.path, type(error).__name__, "".join(traceback.format_tb(error.__traceback__))
+    )
+    return _respond(request, internal())
+
+
+def _document_chat(app: FastAPI) -> None:
+    """The hot path is no FastAPI route, so its entry in the OpenAPI description is written here."""
+    build = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = build()
+        body = {
+            "type": "object",
+            "required": ["model", "messages"],
+            "properties": {
+                "model": {"type": "string"},
+                "messages": {"type": "array", "minItems": 1, "items": {"type": "object"}},
+                "stream": {"type": "boolean"},
+                "routing": {"type": "object"},
+            },
+        }
+        schema["paths"][CHAT_PATH] = {
+            "post": {
+                "summary": "Chat completion, routed or by an expert's name; streaming and not",
+                "operationId": "chat_completions",
+                "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+                "responses": {"200": {"description": "OpenAI's chat completion or its event stream"}},
+            }
+        }
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

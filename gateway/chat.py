@@ -1,0 +1,346 @@
+"""`POST /v1/chat/completions`: the hot path, a plain ASGI application without a framework's request object.
+
+FastAPI's own route costs about as much as everything here together (`make bench-proxy` has the bare peer).
+"""
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from gateway.chat_request import ChatRequest, parse_chat
+from gateway.errors import Failure, RequestTimeout, describe, internal, stream_error
+from gateway.service import Service
+from router.errors import (
+    BodyTooLarge,
+    ExpertError,
+    InvalidRequest,
+    NoExpertFits,
+    NoHealthyExpert,
+    PointsmanError,
+)
+from router.experts.base import Answer, Call, Stream
+from router.experts.pool import Attempt, PoolError, Served
+from router.router import why
+from router.types import Decision, Usage, Wishes
+
+log = logging.getLogger("pointsman")
+
+Headers = list[tuple[bytes, bytes]]
+SURFACE = "chat/completions"
+BODY_TIMEOUT_S = 60.0
+MARGIN_S = 0.5  # taken off the client's own read timeout, so that our answer comes before it gives up
+_REQUEST_ID = re.compile(rb"[\w.\-]{1,128}")
+_JSON = (b"content-type", b"application/json")
+_EVENTS: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+
+
+class ClientGone(Exception):
+    """The caller closed the connection; nobody is there to be told."""
+
+
+class Exchange:
+    """One request on its way through: what its headers, its log line and its bill need."""
+
+    __slots__ = ("attempts", "began", "caller", "decision", "request_id", "upstream_s", "wishes")
+
+    def __init__(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        self.began = time.perf_counter()
+        self.request_id = next(
+            (value.decode() for name, value in headers if name == b"x-request-id" and _REQUEST_ID.fullmatch(value)),
+            "",
+        ) or "req_" + secrets.token_hex(12)
+        self.caller = ""
+        self.decision: Decision | None = None
+        self.attempts: list[Attempt] = []
+        self.upstream_s = 0.0
+        self.wishes: Wishes | None = None
+
+    def overhead_s(self) -> float:
+        return time.perf_counter() - self.began - self.upstream_s
+
+    def headers(self) -> Headers:
+        """What every answer carries, errors too."""
+        took_ms = (time.perf_counter() - self.began) * 1e3
+        overhead_ms = took_ms - self.upstream_s * 1e3
+        return [
+            (b"x-request-id", self.request_id.encode()),
+            (b"openai-processing-ms", b"%d" % took_ms),
+            (b"x-pointsman-overhead-ms", b"%.3f" % overhead_ms),
+            (b"x-pointsman-attempts", b"%d" % len(self.attempts)),
+        ]
+
+    def routed(self, expert: str, cost_nano: int) -> Headers:
+        """What a routed answer carries on top."""
+        decision = self.decision
+        assert decision is not None
+        headers = [
+            (b"x-pointsman-decision", decision.id.encode()),
+            (b"x-pointsman-expert", expert.encode()),
+            (b"x-pointsman-policy", decision.policy.encode()),
+            (b"x-pointsman-cost-usd", b"%d.%09d" % divmod(cost_nano, 1_000_000_000)),
+        ]
+        if self.wishes is not None and self.wishes.explain and len(decision.experts):
+            headers.append((b"x-pointsman-reason", why(decision).encode("ascii", "replace")))
+        return headers
+
+
+class Chat:
+    """The ASGI application of the chat surface."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        service = self._service
+        exchange = Exchange(scope["headers"])
+        service.metrics.in_flight.inc()
+        try:
+            exchange.caller = service.keyring.caller(scope["headers"])
+            data = await read_body(scope["headers"], receive, service.settings.limits.body_bytes)
+            request = parse_chat(data, scope["headers"], service.chat_experts)
+            await self._until_gone(self._answer(exchange, request, scope["headers"], send), receive)
+        except ClientGone:
+            service.metrics.answered(SURFACE, "", 499)
+            log.info("request=%s caller=%s gone", exchange.request_id, exchange.caller)
+        except (PointsmanError, PoolError) as error:
+            await self._refuse(exchange, describe(error), error, send)
+        except Exception as error:  # the boundary: whatever else happens, the caller gets the contract's error
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            log.error("request=%s %s\n%s", exchange.request_id, type(error).__name__, frames)
+            await self._refuse(exchange, internal(), error, send)
+        finally:
+            service.metrics.in_flight.dec()
+
+    async def _until_gone(self, work: Any, receive: Any) -> None:
+        """Runs `work` in this task; cancels it, and raises `ClientGone`, when the caller closes the connection."""
+        task = asyncio.current_task()
+        assert task is not None
+        gone = False
+
+        async def watch() -> None:
+            nonlocal gone
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            gone = True
+            task.cancel()
+
+        watcher = asyncio.get_running_loop().create_task(watch())
+        try:
+            await work
+        except asyncio.CancelledError:
+            if gone and not task.uncancel():
+                raise ClientGone from None
+            raise
+        finally:
+            watcher.cancel()
+
+    async def _answer(self, exchange: Exchange, request: ChatRequest, headers: Headers, send: Any) -> None:
+        service = self._service
+        exchange.wishes = request.wishes
+        exchange.decision = decision = await self._decide(request)
+        call = Call(
+            surface=SURFACE,
+            body=request.body,
+            deadline=asyncio.get_running_loop().time() + self._patience_s(headers),
+            request_id=exchange.request_id,
+            input_tokens=request.input_tokens,
+            include_usage=request.include_usage,
+        )
+        asked = time.perf_counter()
+        limit = service.settings.limits.attempts
+        try:
+            served = await service.pool.ask(call, decision.order, attempts=limit, streaming=request.stream)
+        except PoolError as error:
+            self._note(exchange, error.attempts)
+            raise
+        finally:
+            exchange.upstream_s = time.perf_counter() - asked
+        self._note(exchange, served.attempts)
+        if request.expert is None:
+            service.metrics.decisions.labels(decision.preference, served.expert).inc()
+        if served.stream is not None:
+            await self._stream(exchange, request, served, served.stream, send)
+        else:
+            assert served.answer is not None
+            await self._whole(exchange, served, served.answer, send)
+
+    async def _decide(self, request: ChatRequest) -> Decision:
+        router = self._service.router
+        if request.expert is None:
+            decision = await router.decide(request.query(), request.wishes)
+            self._service.metrics.encode_s.observe(decision.encode_s)
+            return decision
+        if not request.wishes.fallback:
+            return router.named(request.expert)
+        try:
+            return await router.decide(request.query(), request.wishes, first=request.expert)
+        except (NoExpertFits, NoHealthyExpert):
+            return router.named(request.expert)  # no other could help: the caller's own choice stands alone
+
+    def _patience_s(self, headers: Headers) -> float:
+        """How long all attempts together may take: our limit, or the client's own read timeout if that is less."""
+        patience = self._service.settings.limits.timeout_s
+        for name, value in headers:
+            if name == b"x-stainless-read-timeout":
+                try:
+                    theirs = float(value)
+                except ValueError:
+                    continue
+                if theirs > 0:
+                    patience = min(patience, max(theirs - MARGIN_S, theirs / 2))
+        return patience
+
+    def _note(self, exchange: Exchange, attempts: list[Attempt]) -> None:
+        exchange.attempts = attempts
+        for attempt in attempts:
+            if attempt.failure is not None:
+                self._service.missed(attempt.expert, attempt.failure.kind)
+                log.warning("request=%s attempt failed: %s", exchange.request_id, attempt.failure)
+
+    async def _whole(self, exchange: Exchange, served: Served, answer: Answer, send: Any) -> None:
+        took_s = exchange.upstream_s
+        cost_nano = self._service.meter(
+            served.expert, answer.usage, ok=True, ttft_s=answer.ttft_s, took_s=took_s, streamed=False
+        )
+        body = answer.body
+        assert exchange.decision is not None and exchange.wishes is not None
+        if exchange.wishes.explain and body.endswith(b"}"):
+            body = body[:-1] + b',"pointsman":' + orjson.dumps(decision_json(exchange.decision)) + b"}"
+        headers = [
+            _JSON,
+            (b"content-length", b"%d" % len(body)),
+            *exchange.headers(),
+            *exchange.routed(served.expert, cost_nano),
+            *answer.headers,
+        ]
+        self._service.metrics.overhead_s.observe(exchange.overhead_s())
+        self._service.metrics.answered(SURFACE, served.expert, 200)
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _stream(
+        self, exchange: Exchange, request: ChatRequest, served: Served, stream: Stream, send: Any
+    ) -> None:
+        service = self._service
+        began = time.perf_counter()
+        spec = service.pool.experts[served.expert].spec
+        expected = Usage(
+            request.input_tokens, round(service.router.expected_length(served.expert, request.max_output_tokens))
+        )
+        headers = [
+            *_EVENTS,
+            *exchange.headers(),
+            *exchange.routed(served.expert, spec.price.cost_nano(expected)),
+            *stream.headers,
+        ]
+        service.metrics.overhead_s.observe(exchange.overhead_s())
+        ok = False
+        status = 499
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            async for events in stream:
+                await send({"type": "http.response.body", "body": events, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+            ok, status = True, 200
+        except ExpertError as error:
+            status = 502
+            service.pool.failed_midway(error)
+            service.metrics.failures.labels(error.expert, error.kind).inc()
+            log.warning("request=%s stream broke: %s", exchange.request_id, error)
+            await send({"type": "http.response.body", "body": stream_error(error)})
+        finally:
+            await stream.aclose()
+            took_s = stream.ttft_s + time.perf_counter() - began
+            service.meter(served.expert, stream.usage, ok=ok, ttft_s=stream.ttft_s, took_s=took_s, streamed=True)
+            service.metrics.answered(SURFACE, served.expert, status)
+
+    async def _refuse(self, exchange: Exchange, failure: Failure, error: Exception, send: Any) -> None:
+        expert = exchange.attempts[-1].expert if exchange.attempts else ""
+        self._service.metrics.answered(SURFACE, expert, failure.status)
+        log.info(
+            "request=%s caller=%s status=%d %s",
+            exchange.request_id,
+            exchange.caller,
+            failure.status,
+            type(error).__name__,
+        )
+        await send_failure(failure, exchange.headers(), send)
+
+
+async def send_failure(failure: Failure, headers: Headers, send: Any) -> None:
+    length = (b"content-length", b"%d" % len(failure.body))
+    all_headers = [_JSON, length, *headers, *failure.headers]
+    await send({"type": "http.response.start", "status": failure.status, "headers": all_headers})
+    await send({"type": "http.response.body", "body": failure.body})
+
+
+async def read_body(headers: Headers, receive: Any, limit: int) -> bytes:
+    """The whole body. Raises `BodyTooLarge`, `RequestTimeout`, `InvalidRequest` or `ClientGone`."""
+    for name, value in headers:
+        if name == b"content-length" and value.isdigit() and int(value) > limit:
+            raise BodyTooLarge(f"the body of {int(value)} bytes is larger than the limit of {limit}")
+        if name == b"content-encoding" and value.lower() != b"identity":
+            raise InvalidRequest("content-encoding: send the body uncompressed")
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body"):
+        body: bytes = message.get("body", b"")
+        if len(body) > limit:
+            raise BodyTooLarge(f"the body is larger than the limit of {limit} bytes")
+        return body
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await _read_on(message, receive, limit)
+    except TimeoutError:
+        raise RequestTimeout(f"the body did not arrive within {BODY_TIMEOUT_S:g} s") from None
+
+
+async def _read_on(message: Any, receive: Any, limit: int) -> bytes:
+    parts = []
+    size = 0
+    while True:
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            raise BodyTooLarge(f"the body is larger than the limit of {limit} bytes")
+        if not message.get("more_body"):
+            return b"".join(parts)
+        message = await receive()
+
+
+def decision_json(decision: Decision) -> dict[str, Any]:
+    """A decision as `/v1/route` and `explain` show it."""
+    return {
+        "object": "routing.decision",
+        "id": decision.id,
+        "expert": decision.order[0],
+        "policy": decision.policy,
+        "preference": decision.preference,
+        "reason": why(decision) if decision.experts else "the caller named the expert",
+        "candidates": [
+            {
+                "expert": candidate.expert,
+                "eligible": candidate.reason is None,
+                "reason": candidate.reason,
+                "quality": round(candidate.quality, 6),
+                "quality_std": round(candidate.std, 6),
+                "cost_usd": round(candidate.cost_usd, 9),
+                "latency_s": round(candidate.latency_s, 4),
+                "utility": round(candidate.utility, 6),
+                "propensity": round(candidate.propensity, 6),
+            }
+            for candidate in decision.candidates()
+        ],
+        "timing_ms": {
+            "encode": round(decision.encode_s * 1e3, 3),
+            "decide": round(decision.decide_s * 1e3, 3),
+        },
+    }

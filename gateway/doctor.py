@@ -1,0 +1,117 @@
+"""`pointsman doctor`: one line for each thing that a gateway needs; each passes or says what to do."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from gateway.auth import Keyring
+from gateway.service import build_expert, load_encoder, load_use
+from router.artifact import Artifact
+from router.config import ExpertSettings, Settings
+from router.errors import PointsmanError
+from router.experts.prices import PriceMap
+from router.ledger.ledger import Ledger
+from router.types import ExpertSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    what: str
+    ok: bool
+    text: str
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """Every check, in the order of the configuration; one that fails stops none of the others."""
+    prices = PriceMap.installed()
+    findings: list[Finding] = []
+    specs: list[ExpertSpec] = []
+    whole = True
+    for expert in settings.experts:
+        found, spec = await _expert(expert, prices)
+        findings += found
+        if spec is None:
+            whole = False
+        elif spec.serves == "chat":
+            specs.append(spec)
+    findings.append(await _try("keys", lambda: _keys(settings)))
+    artifacts: list[Artifact] = []
+    if whole:
+        findings.append(await _try("policy", lambda: _policy(settings, specs, artifacts)))
+    else:
+        findings.append(Finding("policy", False, "not checked: every expert needs a price first"))
+    if artifacts:
+        findings.append(await _try("encoder", lambda: _encoder(settings, artifacts[0])))
+    findings.append(await _try("ledger", lambda: _ledger(settings)))
+    return findings
+
+
+async def _try(what: str, check: Callable[[], Awaitable[str]]) -> Finding:
+    try:
+        return Finding(what, True, await check())
+    except PointsmanError as error:
+        return Finding(what, False, str(error))
+
+
+async def _expert(settings: ExpertSettings, prices: PriceMap) -> tuple[list[Finding], ExpertSpec | None]:
+    what = f"expert {settings.name}"
+    try:
+        expert = build_expert(settings, prices, connections=1)
+    except PointsmanError as error:
+        return [Finding(f"{what}: price", False, str(error))], None
+    price = expert.spec.price
+    findings = [Finding(f"{what}: price", True, f"${price.input:g} in, ${price.output:g} out per million tokens")]
+    if not settings.enabled:
+        return [*findings, Finding(what, True, "disabled: not asked")], expert.spec
+
+    async def probe() -> str:
+        await expert.open()
+        try:
+            return await expert.probe()
+        finally:
+            await expert.close()
+
+    return [*findings, await _try(what, probe)], expert.spec
+
+
+async def _keys(settings: Settings) -> str:
+    Keyring(settings.auth)
+    count = len(settings.auth.keys)
+    return f"{count} API keys" if count else f"no API key: everyone who reaches {settings.host} may call"
+
+
+async def _policy(settings: Settings, specs: list[ExpertSpec], artifacts: list[Artifact]) -> str:
+    use, artifact = load_use(settings.policy, specs)
+    artifacts.append(artifact)
+    taken = ", ".join(f"{s.name} as {artifact.experts[c]}" for s, c in zip(specs, use.columns, strict=True))
+    return f"{use.label}; {taken}"
+
+
+async def _encoder(settings: Settings, artifact: Artifact) -> str:
+    encoder = load_encoder(settings.encoder, artifact)
+    if encoder is None:
+        return "not needed: the policy does not read the query"
+    try:
+        vector = await encoder.encode("a query")
+        return f"{encoder.name}, {len(vector)} dimensions, window {encoder.window} tokens"
+    finally:
+        encoder.close()
+
+
+async def _ledger(settings: Settings) -> str:
+    ledger = Ledger(settings.ledger)
+    await ledger.open()
+    try:
+        return f"{ledger.status().server} answers in {await ledger.ping() * 1e3:.1f} ms"
+    finally:
+        await ledger.close()
+
+
+def print_findings(findings: list[Finding]) -> None:
+    table = Table(show_header=False, box=None)
+    for finding in findings:
+        mark = "[green]ok[/]" if finding.ok else "[red]FAIL[/]"
+        table.add_row(mark, finding.what, finding.text)
+    Console().print(table)

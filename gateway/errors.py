@@ -1,0 +1,134 @@
+"""Failures as OpenAI's API says them: status, headers and `{"error": {message, type, param, code}}`."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from router.errors import (
+    BodyTooLarge,
+    ExpertError,
+    NoExpertFits,
+    NoHealthyExpert,
+    PointsmanError,
+    RequestError,
+    UnknownModel,
+)
+from router.experts.pool import PoolError
+
+
+class Unauthorized(PointsmanError):
+    """No key, or a wrong one: the caller is told the same in both cases."""
+
+
+class RequestTimeout(PointsmanError):
+    """The caller's body did not arrive in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error answer, ready to be sent."""
+
+    status: int
+    body: bytes
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "invalid_request_error",
+    405: "invalid_request_error",
+    408: "timeout_error",
+    409: "conflict_error",
+    413: "invalid_request_error",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+}
+_NO_RETRY = (b"x-should-retry", b"false")
+
+
+def failure(status: int, message: str, *, param: str | None = None, code: str | None = None) -> Failure:
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    error = {"message": message, "type": kind, "param": param, "code": code}
+    return Failure(status, orjson.dumps({"error": error}))
+
+
+def describe(error: PointsmanError | PoolError) -> Failure:
+    """The answer to a caller for one of our errors."""
+    if isinstance(error, PoolError):
+        return _refused(error.last, retried=len(error.attempts) > 1)
+    if isinstance(error, RequestError):
+        return failure(_request_status(error), error.message, param=error.param, code=error.code)
+    if isinstance(error, Unauthorized):
+        return failure(401, str(error), code="invalid_api_key")
+    if isinstance(error, RequestTimeout):
+        return failure(408, str(error), code="request_timeout")
+    if isinstance(error, NoHealthyExpert):
+        answer = failure(503, str(error), code="no_healthy_expert")
+        answer.headers.extend(_retry_after(error.retry_after_s))
+        return answer
+    return internal()
+
+
+def internal() -> Failure:
+    return failure(500, "the gateway failed; the request id names the log line", code="internal_error")
+
+
+def _request_status(error: RequestError) -> int:
+    if isinstance(error, UnknownModel):
+        return 404
+    if isinstance(error, BodyTooLarge):
+        return 413
+    if isinstance(error, NoExpertFits) and error.code != "context_length_exceeded":
+        return 422
+    return 400
+
+
+def _refused(error: ExpertError, *, retried: bool) -> Failure:
+    if error.kind in ("caller", "content_filter", "context_length"):
+        return _passed_through(error)
+    if error.kind == "rate_limit":
+        answer = failure(429, f"{error}; its provider limits the rate", code="rate_limit_exceeded")
+        if not retried:
+            answer.headers.extend(_retry_after(error.retry_after_s or 1.0))
+    elif error.kind == "timeout":
+        answer = failure(504, str(error), code="expert_timeout")
+    elif error.kind == "auth":
+        message = f"expert {error.expert!r}: its provider refuses the gateway's credentials"
+        answer = failure(502, message, code="expert_auth")
+    else:
+        answer = failure(502, str(error), code=f"expert_{error.kind}")
+    if retried:
+        answer.headers.append(_NO_RETRY)
+    return answer
+
+
+def _passed_through(error: ExpertError) -> Failure:
+    """The upstream's own words: the fault is the caller's. Its fields are kept, the four of ours made sure."""
+    status = error.status if error.status is not None and 400 <= error.status < 500 else 400
+    answer = failure(status, str(error), code=error.kind if error.kind != "caller" else None)
+    try:
+        sent = orjson.loads(error.body or b"")["error"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return answer
+    if isinstance(sent, str):
+        sent = {"message": sent}
+    if not isinstance(sent, dict):
+        return answer
+    ours: dict[str, Any] = orjson.loads(answer.body)["error"]
+    return Failure(status, orjson.dumps({"error": ours | sent}))
+
+
+def _retry_after(seconds: float) -> list[tuple[bytes, bytes]]:
+    return [
+        (b"retry-after", b"%d" % max(math.ceil(seconds), 1)),
+        (b"retry-after-ms", b"%d" % math.ceil(seconds * 1000)),
+    ]
+
+
+def stream_error(error: ExpertError) -> bytes:
+    """The last event of a stream that broke after its first one."""
+    return b"data: " + describe(PoolError(error, [])).body + b"\n\n"

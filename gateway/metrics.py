@@ -1,0 +1,91 @@
+"""What Prometheus scrapes. One registry per application; label children are looked up once per expert."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from router.types import Usage
+
+LATENCY_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
+OVERHEAD_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertMetrics:
+    input_tokens: Counter
+    cached_tokens: Counter
+    output_tokens: Counter
+    cost_usd: Counter
+    ttft_s: Histogram
+
+
+class Metrics:
+    def __init__(self, experts: Iterable[str]) -> None:
+        self._registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "pointsman_requests", "Answered requests", ["surface", "expert", "status"], registry=registry
+        )
+        self.failures = Counter(
+            "pointsman_attempt_failures", "Attempts at an expert that failed", ["expert", "kind"], registry=registry
+        )
+        self.decisions = Counter(
+            "pointsman_decisions", "Routed requests by choice", ["preference", "expert"], registry=registry
+        )
+        self.overhead_s = Histogram(
+            "pointsman_overhead_seconds",
+            "Time inside the gateway, upstream excluded",
+            buckets=OVERHEAD_BUCKETS,
+            registry=registry,
+        )
+        self.encode_s = Histogram(
+            "pointsman_encode_seconds", "Time to embed a query", buckets=OVERHEAD_BUCKETS, registry=registry
+        )
+        self.in_flight = Gauge("pointsman_in_flight", "Requests under way", registry=registry)
+        self._ledger_up = Gauge("pointsman_ledger_up", "1 while the ledger answers", registry=registry)
+        self._ledger_owed = Gauge("pointsman_ledger_owed", "Records not yet in the ledger", registry=registry)
+        tokens = Counter("pointsman_tokens", "Tokens by expert", ["expert", "kind"], registry=registry)
+        cost = Counter("pointsman_cost_usd", "Spend by expert", ["expert"], registry=registry)
+        ttft = Histogram(
+            "pointsman_first_byte_seconds",
+            "Time to an expert's first byte",
+            ["expert"],
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self._experts = {
+            name: ExpertMetrics(
+                input_tokens=tokens.labels(name, "input"),
+                cached_tokens=tokens.labels(name, "cached"),
+                output_tokens=tokens.labels(name, "output"),
+                cost_usd=cost.labels(name),
+                ttft_s=ttft.labels(name),
+            )
+            for name in experts
+        }
+        self._answered: dict[tuple[str, str, int], Counter] = {}
+
+    def answered(self, surface: str, expert: str, status: int) -> None:
+        """Counts one answer; `expert` is empty where none was called."""
+        key = (surface, expert, status)
+        counter = self._answered.get(key)
+        if counter is None:
+            counter = self._answered[key] = self.requests.labels(surface, expert, str(status))
+        counter.inc()
+
+    def spent(self, expert: str, usage: Usage, cost_nano: int, ttft_s: float) -> None:
+        metrics = self._experts[expert]
+        metrics.input_tokens.inc(usage.input_tokens)
+        metrics.output_tokens.inc(usage.output_tokens)
+        if usage.cached_tokens:
+            metrics.cached_tokens.inc(usage.cached_tokens)
+        metrics.cost_usd.inc(cost_nano / 1e9)
+        metrics.ttft_s.observe(ttft_s)
+
+    def watch_ledger(self, up: Callable[[], bool], owed: Callable[[], int]) -> None:
+        self._ledger_up.set_function(lambda: float(up()))
+        self._ledger_owed.set_function(lambda: float(owed()))
+
+    def text(self) -> bytes:
+        return generate_latest(self._registry)

@@ -1,0 +1,158 @@
+"""Everything a running gateway holds, opened and closed together. `create_app` builds one."""
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from gateway.auth import Keyring
+from gateway.metrics import Metrics
+from policies import default_artifact, load_policy
+from router.artifact import Artifact, check_encoder, columns
+from router.config import (
+    EncoderSettings,
+    EndpointSettings,
+    ExpertSettings,
+    PolicySettings,
+    RemoteSettings,
+    Settings,
+    SimulatedSettings,
+)
+from router.embedding import Encoder
+from router.errors import ConfigError
+from router.experts.base import Expert
+from router.experts.pool import Pool
+from router.experts.prices import PriceMap, describe
+from router.ledger.ledger import Ledger
+from router.router import PolicyInUse, Router
+from router.types import Entry, ExpertSpec, Usage
+
+
+def build_expert(settings: ExpertSettings, prices: PriceMap, connections: int) -> Expert:
+    """The expert of one entry of the configuration. Raises `ConfigError` where it has no price."""
+    spec = describe(settings, prices)
+    if isinstance(settings, EndpointSettings):
+        from router.experts.endpoint import EndpointExpert
+
+        return EndpointExpert(settings, spec, connections=connections)
+    if isinstance(settings, RemoteSettings):
+        from router.experts.remote import RemoteExpert
+
+        return RemoteExpert(settings, spec)
+    assert isinstance(settings, SimulatedSettings)
+    from router.experts.simulated import SimulatedExpert
+
+    return SimulatedExpert(settings, spec)
+
+
+def load_use(settings: PolicySettings, specs: Sequence[ExpertSpec]) -> tuple[PolicyInUse, Artifact]:
+    """The configured policy, mapped onto the pool's chat experts. Raises `ArtifactError` or `ConfigError`."""
+    folder = default_artifact() if settings.artifact == "default" else Path(settings.artifact)
+    policy, artifact = load_policy(folder)
+    use = PolicyInUse(
+        policy=policy,
+        version=artifact.version,
+        columns=columns(artifact.experts, specs),
+        reference=artifact.reference,
+    )
+    return use, artifact
+
+
+def load_encoder(settings: EncoderSettings, artifact: Artifact) -> Encoder | None:
+    """The encoder that the artifact was trained with; None for a policy that never reads the query."""
+    if artifact.encoder is None:
+        return None
+    encoder = Encoder(settings)
+    encoder.load()
+    check_encoder(artifact, encoder.name, encoder.revision, encoder.dimension)
+    return encoder
+
+
+class Service:
+    """Building one reads the configuration's secrets and prices; `open` starts what runs."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.keyring = Keyring(settings.auth)
+        prices = PriceMap.installed()
+        limit = settings.limits.connections
+        self.pool = Pool([build_expert(expert, prices, limit) for expert in settings.experts])
+        self.chat_experts = tuple(spec.name for spec in self.pool.specs if spec.serves == "chat")
+        self.embedding_experts = tuple(spec.name for spec in self.pool.specs if spec.serves == "embeddings")
+        if not self.chat_experts:
+            raise ConfigError("experts: none of them serves chat")
+        self.metrics = Metrics(self.pool.experts)
+        self.ledger = Ledger(settings.ledger)
+        self.metrics.watch_ledger(lambda: not self.ledger.degraded, lambda: self.ledger.owed)
+        self.encoder: Encoder | None = None
+        self.ready = False
+        self.started_at = int(time.time())
+        self._router: Router | None = None
+
+    @property
+    def router(self) -> Router:
+        assert self._router is not None, "the service is not open"
+        return self._router
+
+    async def open(self) -> None:
+        """Raises one of our errors, with everything that had been opened closed again."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.ledger.open())
+                group.create_task(self.pool.open())
+                group.create_task(asyncio.to_thread(self._load))
+        except BaseException as error:
+            await self.close()
+            if isinstance(error, ExceptionGroup):
+                raise error.exceptions[0] from None
+            raise
+        self.ready = True
+
+    async def close(self) -> None:
+        self.ready = False
+        await self.pool.close()
+        await self.ledger.close()
+        if self.encoder is not None:
+            await asyncio.to_thread(self.encoder.close)
+
+    def _load(self) -> None:
+        settings = self.settings.policy
+        specs = [spec for spec in self.pool.specs if spec.serves == "chat"]
+        use, artifact = load_use(settings, specs)
+        self.encoder = load_encoder(self.settings.encoder, artifact)
+        self._router = Router(
+            use,
+            specs,
+            self.encoder,
+            resting_s=self.pool.resting_s,
+            load=self.ledger.load,
+            preference=settings.preference,
+            explore=settings.explore,
+            rng=random.Random(),
+        )
+
+    def meter(self, expert: str, usage: Usage, *, ok: bool, ttft_s: float, took_s: float, streamed: bool) -> int:
+        """Counts one call in metrics and ledger; returns its cost in nano-dollars. Never waits."""
+        spec = self.pool.experts[expert].spec
+        cost_nano = spec.price.cost_nano(usage)
+        self.metrics.spent(expert, usage, cost_nano, ttft_s)
+        # a whole answer does not show its first token: take what streams have shown, and learn the rest from it
+        first_s = ttft_s if streamed else min(self.ledger.load(expert).ttft_s or spec.ttft_s, took_s)
+        rest = usage.output_tokens - 1
+        self.ledger.record(
+            Entry(
+                expert=expert,
+                ok=ok,
+                usage=usage,
+                cost_nano=cost_nano,
+                ttft_s=ttft_s if streamed else None,
+                token_s=(took_s - first_s) / rest if rest > 0 else None,
+            )
+        )
+        return cost_nano
+
+    def missed(self, expert: str, kind: str) -> None:
+        """Counts one attempt that failed."""
+        self.metrics.failures.labels(expert, kind).inc()
+        self.ledger.record(Entry(expert=expert, ok=False))

@@ -1,0 +1,157 @@
+"""The surfaces beside chat: models, route, embeddings, health, metrics. FastAPI's routes; not the hot path."""
+
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Depends, Request, Response
+
+from gateway.chat import Exchange, decision_json, read_body
+from gateway.chat_request import ROUTED, parse_chat
+from gateway.embeddings import SURFACE, call_of, encode_locally, parse_embeddings
+from gateway.metrics import CONTENT_TYPE
+from gateway.service import Service
+from router.errors import UnknownModel
+from router.experts.pool import PoolError
+
+api = APIRouter()
+
+_OBJECT = {"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}}
+
+
+def service_of(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+In = Annotated[Service, Depends(service_of)]
+
+
+def exchange_of(request: Request, service: In) -> Exchange:
+    """The request's bookkeeping. Refuses a request without a known key."""
+    exchange = Exchange(request.headers.raw)
+    request.state.exchange = exchange
+    exchange.caller = service.keyring.caller(request.headers.raw)
+    return exchange
+
+
+Known = Annotated[Exchange, Depends(exchange_of)]
+
+
+async def body_of(request: Request, service: In, exchange: Known) -> AsyncIterator[bytes]:
+    yield await read_body(request.headers.raw, request.receive, service.settings.limits.body_bytes)
+
+
+Body = Annotated[bytes, Depends(body_of)]
+
+
+def answer(data: Any, exchange: Exchange, status: int = 200) -> Response:
+    body = data if isinstance(data, bytes) else orjson.dumps(data)
+    response = Response(body, status, media_type="application/json")
+    response.raw_headers.extend(exchange.headers())
+    return response
+
+
+@api.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """The process lives."""
+    return {"status": "ok"}
+
+
+@api.get("/readyz")
+async def readyz(service: In) -> Response:
+    """Whether requests can be routed. A ledger that is away degrades the gateway and does not stop it."""
+    ledger = service.ledger.status()
+    state = {
+        "status": ("ok" if ledger.ok else "degraded") if service.ready else "starting",
+        "policy": service.router.use.label if service.ready else None,
+        "encoder": service.encoder.name if service.encoder is not None else None,
+        "ledger": {"status": "ok" if ledger.ok else "degraded", "reason": ledger.reason, "owed": ledger.owed},
+        "experts": {
+            name: "resting" if service.pool.resting_s(name) else "ok"
+            for name, expert in service.pool.experts.items()
+            if expert.spec.enabled
+        },
+    }
+    return Response(orjson.dumps(state), 200 if service.ready else 503, media_type="application/json")
+
+
+@api.get("/metrics")
+async def metrics(service: In) -> Response:
+    """Prometheus' text format."""
+    return Response(service.metrics.text(), media_type=CONTENT_TYPE)
+
+
+def _models(service: Service) -> list[dict[str, Any]]:
+    names = [(name, "pointsman") for name in ROUTED]
+    names += [(spec.name, "expert") for spec in service.pool.specs if spec.enabled]
+    if service.encoder is not None:
+        names.append((service.encoder.name, "pointsman"))
+    return [
+        {"id": name, "object": "model", "created": service.started_at, "owned_by": owner} for name, owner in names
+    ]
+
+
+@api.get("/v1/models")
+async def models(service: In, exchange: Known) -> Response:
+    """The routed names, the experts, and the local encoder."""
+    return answer({"object": "list", "data": _models(service)}, exchange)
+
+
+@api.get("/v1/models/{name:path}")
+async def model(name: str, service: In, exchange: Known) -> Response:
+    """One model by its name, which may hold slashes."""
+    known = _models(service)
+    for entry in known:
+        if entry["id"] == name:
+            return answer(entry, exchange)
+    there = ", ".join(entry["id"] for entry in known)
+    raise UnknownModel(f"no model is called {name[:200]!r}; there are: {there}", param="model")
+
+
+@api.post("/v1/route", openapi_extra=_OBJECT)
+async def route(body: Body, request: Request, service: In, exchange: Known) -> Response:
+    """The decision alone for a chat request; nothing is called and nothing is billed."""
+    parsed = parse_chat(body, request.headers.raw, service.chat_experts)
+    first = parsed.expert
+    decision = await service.router.decide(parsed.query(), parsed.wishes, first=first)
+    exchange.decision = decision
+    return answer(decision_json(decision), exchange)
+
+
+@api.post("/v1/embeddings", openapi_extra=_OBJECT)
+async def embeddings(body: Body, service: In, exchange: Known) -> Response:
+    """OpenAI's embeddings, from an embedding expert or the local encoder."""
+    encoder = service.encoder
+    parsed = parse_embeddings(body, service.embedding_experts, encoder.name if encoder is not None else None)
+    began = time.perf_counter()
+    if parsed.expert is None:
+        assert encoder is not None
+        vectors = await encode_locally(parsed, encoder)
+        service.metrics.answered(SURFACE, encoder.name, 200)
+        return answer(vectors, exchange)
+    call = call_of(parsed, service, exchange.request_id)
+    exchange.decision = service.router.named(parsed.expert)
+    try:
+        served = await service.pool.ask(call, [parsed.expert], attempts=1, streaming=False)
+    except PoolError as error:
+        exchange.attempts = error.attempts
+        service.missed(parsed.expert, error.last.kind)
+        raise
+    finally:
+        exchange.upstream_s = time.perf_counter() - began
+    exchange.attempts = served.attempts
+    assert served.answer is not None
+    cost_nano = service.meter(
+        served.expert,
+        served.answer.usage,
+        ok=True,
+        ttft_s=served.answer.ttft_s,
+        took_s=exchange.upstream_s,
+        streamed=False,
+    )
+    service.metrics.answered(SURFACE, served.expert, 200)
+    response = answer(served.answer.body, exchange)
+    response.raw_headers.extend(exchange.routed(served.expert, cost_nano))
+    return response
