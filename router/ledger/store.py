@@ -86,7 +86,6 @@ class Store:
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 await self._client.aclose()
-                await self._client.connection_pool.disconnect()
         except (RedisError, OSError):
             return  # it is gone already
 
@@ -137,25 +136,36 @@ class Store:
     @asynccontextmanager
     async def _answering(self) -> AsyncIterator[None]:
         """Bounds the wait, and says in our words what went wrong."""
-        from redis import exceptions
+        from redis.exceptions import RedisError
 
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 yield
-        except (exceptions.AuthenticationError, exceptions.AuthorizationError) as error:
-            raise LedgerError(
-                f"{self._where} refuses the password ({error}); check ledger.password or the one in ledger.url"
-            ) from error
-        except exceptions.NoPermissionError as error:
-            raise LedgerError(f"{self._where} does not let this user keep the ledger: {error}") from error
-        except (TimeoutError, exceptions.TimeoutError) as error:
-            raise Unreachable(f"{self._where} did not answer within {ANSWER_TIMEOUT_S:g} s") from error
-        except exceptions.ResponseError as error:
-            if "WRONGTYPE" in str(error):
-                raise LedgerError(self._foreign(f"a key under {PREFIX}")) from error
-            raise Unreachable(f"{self._where} answers with an error: {error}") from error
-        except (exceptions.RedisError, OSError) as error:
-            raise Unreachable(f"{self._where} cannot be reached: {error}") from error
+        except (RedisError, OSError) as error:
+            raise self._in_our_words(error) from error
+
+    def _in_our_words(self, error: Exception) -> LedgerError:
+        from redis import exceptions
+
+        # the pool wraps what went wrong while it connected
+        inner = error.__cause__ or error.__context__
+        if isinstance(inner, exceptions.AuthenticationError | exceptions.AuthorizationError):
+            error = inner
+        match error:
+            case exceptions.AuthenticationError() | exceptions.AuthorizationError():
+                return LedgerError(
+                    f"{self._where} refuses the password ({error}); check ledger.password or the one in ledger.url"
+                )
+            case exceptions.NoPermissionError():
+                return LedgerError(f"{self._where} does not let this user keep the ledger: {error}")
+            case TimeoutError() | exceptions.TimeoutError():
+                return Unreachable(f"{self._where} did not answer within {ANSWER_TIMEOUT_S:g} s")
+            case exceptions.ResponseError() if "WRONGTYPE" in str(error):
+                return LedgerError(self._foreign(f"a key under {PREFIX}"))
+            case exceptions.ResponseError():
+                return Unreachable(f"{self._where} answers with an error: {error}")
+            case _:
+                return Unreachable(f"{self._where} cannot be reached: {error}")
 
 
 def _mean(total: float, weight: float) -> float | None:
@@ -181,7 +191,7 @@ def connect(url: str, password: str | None) -> "Redis":
         if password is not None and "password" in parse_url(url):
             raise LedgerError(f"both ledger.password and ledger.url {masked(url)} hold a password; keep one")
         options |= {"password": password} if password is not None else {}
-        return Redis(connection_pool=BlockingConnectionPool.from_url(url, **options))
+        return Redis.from_pool(BlockingConnectionPool.from_url(url, **options))
     except (ValueError, TypeError):
         # without its cause, which may quote the URL
         raise LedgerError(f"ledger.url {masked(url)} is not a Redis URL such as redis://host:6379/0") from None

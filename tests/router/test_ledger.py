@@ -35,7 +35,7 @@ def entry(expert: str = "a", ok: bool = True, ttft_s: float | None = 0.5) -> Ent
 
 async def until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
     async with asyncio.timeout(timeout_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - Redis sets no event of ours
             await asyncio.sleep(0.005)
 
 
