@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CONFIG ?= pointsman.yaml
 
-.PHONY: install demo serve test check clean
+.PHONY: install demo serve test check bench-proxy clean
 
 install: $(VENV)/.installed
 
@@ -39,6 +39,10 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Beside LiteLLM's proxy and a bare FastAPI + aiohttp, each in an environment of its own under build/; needs cc.
+bench-proxy: $(VENV)/.dev
+	$(BIN)/python tests/benchmarks/proxy.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

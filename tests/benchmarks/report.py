@@ -55,7 +55,8 @@ def report(name: str, figures: Sequence[Figure]) -> None:
         verdict = "[yellow]not measured[/]" if figure.value is None else VERDICTS[figure.holds]
         numbers = (_shown(figure.value), _shown(figure.low), _shown(figure.high))
         table.add_row(figure.name, *numbers, figure.unit, figure.goal or "", verdict)
-    Console().print(table)
+    console = Console()
+    (console if console.is_terminal else Console(width=150)).print(table)
     BENCH_DIR.mkdir(parents=True, exist_ok=True)
     path = BENCH_DIR / f"{name}.json"
     path.write_text(json.dumps([asdict(figure) for figure in figures], indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,155 @@
+"""Realised quality: the prompts of `val` through HTTP, to a gateway whose experts replay what was recorded.
+
+One simulated expert per model. `auto` is `balanced`: about half of what the best single model costs. What the
+answers cost (`x-pointsman-cost-usd`) and what the chosen experts scored is held against the static mix of single
+models on the same queries at the same cost, with a paired bootstrap over queries. The mix is fitted on these very
+queries, which flatters it. Queries that a model of the pool has no recorded answer to are sent too, but stay
+out of the comparison, on both sides.
+"""
+
+import http.client
+import json
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import recorded
+import served
+import servers
+from mix import resamples, static_mix, weighted_means
+from numpy.typing import NDArray
+from recorded import Floats, Recorded
+from report import Figure, judged
+from served import Place
+
+DATASETS = ("mmlu_pro", "llmrouter")
+RESAMPLES = 1000
+CLIENTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What came back for one prompt; `expert` empty: the answer was no 200."""
+
+    expert: str
+    cost_usd: float
+
+
+def measure(work: Path, cache_dir: Path) -> list[Figure]:
+    figures = []
+    for dataset in DATASETS:
+        if not (recorded.DATA / f"{dataset}.parquet").exists():
+            print(f"realised quality on {dataset}: skipped, there is no table of outcomes", flush=True)
+            figures.append(Figure(f"{dataset}: quality over the static mix at the same cost", None, goal="> 0"))
+            continue
+        replay = work / f"{dataset}-val.parquet"
+        table = recorded.read(dataset, replay)
+        trained = _train(dataset, work)
+        for label, artifact in (("trained on its train split", trained), ("shipped default", "default")):
+            place = Place(work / f"realised-{dataset}-{label.split()[0]}", cache_dir)
+            sent = _send(_experts(table, replay), table.prompts, place, artifact)
+            figures += judge(f"{dataset}, {label}", table, sent)
+    return figures
+
+
+def _train(dataset: str, work: Path) -> str:
+    out = work / f"artifact-{dataset}"
+    pointsman = str(Path(sys.executable).with_name("pointsman"))
+    command = [pointsman, "train", "--data", str(recorded.DATA / f"{dataset}.parquet"), "--policy", "cluster"]
+    subprocess.run([*command, "--out", str(out)], check=True)
+    return str(out)
+
+
+def _experts(table: Recorded, replay: Path) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": model,
+            "kind": "simulated",
+            "like": model,
+            "price": {"input": price_in, "output": price_out},
+            "replay": {"table": str(replay), "model": model},
+            "ttft_s": 1e-4,
+            "token_s": 1e-7,
+        }
+        for model, (price_in, price_out) in table.usd_per_million.items()
+    ]
+
+
+def _send(experts: list[dict[str, Any]], prompts: tuple[str, ...], place: Place, artifact: str) -> list[Sent]:
+    start = served.gateway("realised", experts, place, artifact=artifact, bound_s=180)
+    local = threading.local()
+    with servers.running(start, place.folder) as server, ThreadPoolExecutor(CLIENTS) as pool:
+
+        def ask(prompt: str) -> Sent:
+            if not hasattr(local, "connection"):
+                local.connection = http.client.HTTPConnection(servers.LOOPBACK, server.port, timeout=60)
+            return _ask(local.connection, prompt)
+
+        return list(pool.map(ask, prompts))
+
+
+def _ask(connection: http.client.HTTPConnection, prompt: str) -> Sent:
+    body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": prompt}]})
+    headers = {"content-type": "application/json", "authorization": f"Bearer {served.KEY}"}
+    connection.request("POST", "/v1/chat/completions", body, headers)
+    answer = connection.getresponse()
+    answer.read()
+    if answer.status != 200:
+        return Sent("", float("nan"))
+    return Sent(answer.headers["x-pointsman-expert"], float(answer.headers["x-pointsman-cost-usd"]))
+
+
+def judge(label: str, table: Recorded, sent: list[Sent]) -> list[Figure]:
+    """The figures of one artifact on one data set."""
+    failed = sum(not one.expert for one in sent)
+    whole = np.isfinite(table.score).all(axis=1) & np.array([bool(one.expert) for one in sent])
+    rows = np.flatnonzero(whole)
+    chosen = np.array([table.models.index(sent[i].expert) for i in rows])
+    paid = np.array([sent[i].cost_usd for i in rows])
+    listed = table.cost_usd[rows, chosen]
+    weights = resamples(len(rows), RESAMPLES, seed=0)
+    cost = weighted_means(table.cost_usd[rows], weights)
+    quality = weighted_means(table.score[rows], weights)
+    spent = weights @ paid / weights.sum(axis=1)
+    reached = weights @ table.score[rows, chosen] / weights.sum(axis=1)
+    best = quality[0].argmax()
+    return [
+        interval(
+            f"{label}: quality over the static mix at the same cost",
+            reached - static_mix(cost, quality, spent),
+            goal="> 0",
+        ),
+        interval(f"{label}: realised quality", reached),
+        interval(f"{label}: cost, as a share of the best single model's", spent / cost[:, best]),
+        _at_half(label, cost, quality, reached, best),
+        judged(
+            Figure(
+                f"{label}: cost billed against cost recorded", _apart(paid, listed), goal="< 0.01", unit="relative"
+            )
+        ),
+        Figure(f"{label}: queries compared", len(rows)),
+        judged(Figure(f"{label}: queries failed", failed, goal="<= 0")),
+    ]
+
+
+def interval(name: str, values: Floats, goal: str | None = None, unit: str = "") -> Figure:
+    """Row 0 is the sample, the others its resamples: the value and a 95 % interval."""
+    low, high = np.quantile(values[1:], [0.025, 0.975])
+    return judged(Figure(name, float(values[0]), float(low), float(high), unit, goal))
+
+
+def _at_half(label: str, cost: Floats, quality: Floats, reached: Floats, best: int | np.intp) -> Figure:
+    """For the reader: the same quality against a mix that may spend exactly half of the best single's cost."""
+    half: NDArray[np.floating] = cost[:, best] / 2
+    return interval(
+        f"{label}: quality over a static mix at half the best's cost", reached - static_mix(cost, quality, half)
+    )
+
+
+def _apart(paid: Floats, listed: Floats) -> float:
+    return float(abs(paid.sum() - listed.sum()) / listed.sum())
