@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from router.errors import DataError
 from router.types import Estimate, Floats, Outcomes, Queries
 
 
@@ -43,8 +44,11 @@ class Policy(ABC):
     def fit(self, outcomes: Outcomes) -> Self:
         """Learns from `outcomes`; rows and experts may be partly unobserved (NaN).
 
-        An expert without one observed quality raises `router.errors.DataError`.
+        An expert without one observed quality raises `DataError`.
         """
+        unseen = ~np.isfinite(outcomes.quality).any(axis=0)
+        if unseen.any():
+            raise DataError(f"expert {outcomes.experts[int(unseen.argmax())]!r} has no observed quality")
         self.experts_ = outcomes.experts
         self.output_tokens_ = mean_length(outcomes.output_tokens)
         self._fit(outcomes)

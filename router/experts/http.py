@@ -8,7 +8,7 @@ leaves out on purpose: redirects, cookies, compression, HTTP proxies, HTTP/2.
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -48,6 +48,7 @@ class Connection(asyncio.Protocol):
         self._size = 0
         self._header_bytes = 0
         self._complete = False
+        self._keep = False
         self._has_length = False
         self._paused = False
         self._failure: TransportError | None = None
@@ -67,8 +68,7 @@ class Connection(asyncio.Protocol):
 
     # the transport's side
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -123,6 +123,7 @@ class Connection(asyncio.Protocol):
             self.headers = {}
             return
         self._complete = True
+        self._keep = self._parser.should_keep_alive()  # the parser knows it now, and no longer afterwards
         self._wake()
         if self.on_end is not None:
             # after this callback: the parser is still inside the message
@@ -154,7 +155,7 @@ class Connection(asyncio.Protocol):
             self._complete
             and self._failure is None
             and not self.lost
-            and self._parser.should_keep_alive()
+            and self._keep
             and self.transport is not None
             and not self.transport.is_closing()
         )
