@@ -1,9 +1,9 @@
 """The ledger: what every expert has cost and how it performs, shared by all replicas through Redis.
 
 Nothing of it is on an answer's path: `record` appends to a list, `load` reads a dict. One task writes behind:
-every `flush_ms` the new entries, summed per expert, go out as one script call, which also brings back the figures
-of those experts; once a second it reads the figures of all, which doubles as the heartbeat. Reads and writes are
-bounded at one second, so a hung Redis costs the event loop nothing.
+every `flush_ms` (less often on a busy loop) the new entries, summed per expert, go out as one script call, which
+also brings back the figures of those experts; once a second it reads the figures of all, which doubles as the
+heartbeat. Reads and writes are bounded at one second, so a hung Redis costs the event loop nothing.
 
 Keys, all under one hash tag so that the script's step stays in one slot of a cluster:
 
@@ -35,7 +35,10 @@ RETRY_FIRST_S = 0.1
 RETRY_MOST_S = 0.4
 CLOSE_TIMEOUT_S = 2.0
 #: Entries that wait as objects; more are summed on the spot, so that memory stays bounded whatever the writer does.
-INBOX_MOST = 4096
+INBOX_MOST = 256
+#: Writing takes at most one part in so many of the time: on a busy loop the batches grow instead.
+WRITE_SHARE = 10
+WRITE_PAUSE_MOST_S = 0.1
 
 NOTHING = Load()
 
@@ -69,6 +72,7 @@ class Ledger:
         self._writer: asyncio.Task[None] | None = None
         self._closing = False
         self._read_at = 0.0
+        self._write_s = 0.0
 
     async def open(self) -> None:
         """Starts the private server or connects, and begins to write behind.
@@ -192,7 +196,8 @@ class Ledger:
             await self._wake.wait()
             due.cancel()
         if self._inbox and not self._closing:
-            await asyncio.sleep(self._settings.flush_ms / 1000)
+            busy_s = min(self._write_s * WRITE_SHARE, WRITE_PAUSE_MOST_S)
+            await asyncio.sleep(max(self._settings.flush_ms / 1000, busy_s))
 
     async def _reconnect(self, pause_s: float) -> None:
         await asyncio.sleep(pause_s)
@@ -210,6 +215,7 @@ class Ledger:
         while batch := self._outbox.next():
             now = time.monotonic()
             loads = await store.write(batch, self._outbox.base, now - batch.made_at)
+            self._write_s = time.monotonic() - now
             self._outbox.taken(batch, now)
             self._loads.update(loads)
         if asyncio.get_running_loop().time() >= self._read_at + HEARTBEAT_S:

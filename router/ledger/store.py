@@ -116,13 +116,12 @@ class Store:
 
     def _load(self, found: Sequence[bytes | None], now: float) -> Load:
         value = dict(zip(HASH, (field or b"0" for field in found), strict=True))
-        fading = {name: float(value[name]) for name in HASH}
-        fresh = 0.5 ** (max(now - fading["at"], 0.0) / self._half_life_s)
+        fresh = 0.5 ** (max(now - float(value["at"]), 0.0) / self._half_life_s)
         return Load(
-            ttft_s=_mean(fading["ttft_sum_s"], fading["ttft_weight"]),
-            token_s=_mean(fading["token_sum_s"], fading["token_weight"]),
+            ttft_s=_mean(value["ttft_sum_s"], value["ttft_weight"]),
+            token_s=_mean(value["token_sum_s"], value["token_weight"]),
             # one more call that went well: old failures fade, and one failure alone is no verdict
-            error_rate=fading["failures"] * fresh / (fading["calls"] * fresh + 1.0),
+            error_rate=float(value["failures"]) * fresh / (float(value["calls"]) * fresh + 1.0),
             requests=int(value["requests"]),
             errors=int(value["errors"]),
             input_tokens=int(value["input_tokens"]),
@@ -165,11 +164,11 @@ class Store:
             case exceptions.ResponseError():
                 return Unreachable(f"{self._where} answers with an error: {error}")
             case _:
-                return Unreachable(f"{self._where} cannot be reached: {error}")
+                return Unreachable(f"{self._where} cannot be reached: {str(error).rstrip('.')}")
 
 
-def _mean(total: float, weight: float) -> float | None:
-    return total / weight if weight > 0 else None
+def _mean(total: bytes, weight: bytes) -> float | None:
+    return float(total) / float(weight) if float(weight) > 0 else None
 
 
 def connect(url: str, password: str | None) -> "Redis":
