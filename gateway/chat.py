@@ -48,7 +48,7 @@ class ClientGone(Exception):
 class Exchange:
     """One request on its way through: what its headers, its log line and its bill need."""
 
-    __slots__ = ("attempts", "began", "caller", "decision", "request_id", "upstream_s", "wishes")
+    __slots__ = ("attempts", "began", "call", "caller", "decision", "request_id", "upstream_s", "wishes")
 
     def __init__(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
         self.began = time.perf_counter()
@@ -57,6 +57,7 @@ class Exchange:
             "",
         ) or "req_" + secrets.token_hex(12)
         self.caller = ""
+        self.call: Call | None = None  # while an expert is asked and nothing has come yet
         self.decision: Decision | None = None
         self.attempts: list[Attempt] = []
         self.upstream_s = 0.0
@@ -107,7 +108,7 @@ class Chat:
             request = parse_chat(data, scope["headers"], service.chat_experts)
             await self._until_gone(self._answer(exchange, request, scope["headers"], send), receive)
         except ClientGone:
-            service.metrics.answered(SURFACE, "", 499)
+            self._bill_unheard(exchange)
             log.info("request=%s caller=%s gone", exchange.request_id, exchange.caller)
         except (PointsmanError, PoolError) as error:
             await self._refuse(exchange, describe(error), error, send)
@@ -153,6 +154,7 @@ class Chat:
             input_tokens=request.input_tokens,
             include_usage=request.include_usage,
         )
+        exchange.call = call
         asked = time.perf_counter()
         limit = service.settings.limits.attempts
         try:
@@ -162,6 +164,7 @@ class Chat:
             raise
         finally:
             exchange.upstream_s = time.perf_counter() - asked
+        exchange.call = None
         self._note(exchange, served.attempts)
         if request.expert is None:
             service.metrics.decisions.labels(decision.preference, served.expert).inc()
@@ -183,6 +186,25 @@ class Chat:
             return await router.decide(request.query(), request.wishes, first=request.expert)
         except (NoExpertFits, NoHealthyExpert):
             return router.named(request.expert)  # no other could help: the caller's own choice stands alone
+
+    def _bill_unheard(self, exchange: Exchange) -> None:
+        """The caller left before an answer came: its expert had read the prompt and written for a while.
+
+        A stream bills itself; here what was produced can only be estimated, from the time that passed.
+        """
+        call, service = exchange.call, self._service
+        if call is None or not call.asked:
+            return
+        expert = call.asked[-1]
+        load, spec = service.ledger.load(expert), service.pool.experts[expert].spec
+        writing_s = exchange.upstream_s - (load.ttft_s or spec.ttft_s)
+        written = max(int(writing_s / (load.token_s or spec.token_s)), 0)
+        most = service.router.expected_length(expert, None)
+        usage = Usage(call.input_tokens, min(written, round(most)), estimated=True)
+        service.meter(
+            expert, usage, ok=True, ttft_s=exchange.upstream_s, took_s=exchange.upstream_s, streamed=False
+        )
+        service.metrics.answered(SURFACE, expert, 499)
 
     def _patience_s(self, headers: Headers) -> float:
         """How long all attempts together may take: our limit, or the client's own read timeout if that is less."""

@@ -80,7 +80,7 @@ class ExpertBase(Section):
     like: str | None = Field(None, description="a model that the policy's artifact knows")
     ttft_s: Seconds = 0.5
     token_s: Seconds = 0.02
-    first_byte_timeout_s: Seconds = 60.0
+    first_byte_timeout_s: Seconds = 300.0
     enabled: bool = True
     serves: Literal["chat", "embeddings"] = "chat"
 

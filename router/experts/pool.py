@@ -134,6 +134,7 @@ class Pool:
                 break
             health = self._health[name]
             health.begin(loop.time())
+            call.asked.append(name)
             try:
                 served = Served(name)
                 if streaming:
