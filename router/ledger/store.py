@@ -161,6 +161,11 @@ class Store:
                 return Unreachable(f"{self._where} did not answer within {ANSWER_TIMEOUT_S:g} s")
             case exceptions.ResponseError() if "WRONGTYPE" in str(error):
                 return LedgerError(self._foreign(f"a key under {PREFIX}"))
+            case exceptions.MovedError():
+                return LedgerError(
+                    f"{self._where} is a cluster's node, and another one keeps the ledger's slot ({error}): "
+                    "set ledger.url to that one, or to a single server"
+                )
             case exceptions.ResponseError():
                 return Unreachable(f"{self._where} answers with an error: {error}")
             case _:
