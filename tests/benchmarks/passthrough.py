@@ -26,6 +26,9 @@ def measure(bench: Bench) -> list[Figure]:
         over_rounds(
             "pass-through, 16 concurrent, per CPU second: gateway", per_core.get("gateway", []), "requests"
         ),
+        over_rounds(
+            "pass-through, 16 concurrent, per CPU second: LiteLLM", per_core.get("litellm", []), "requests"
+        ),
         over_rounds("pass-through, 16 concurrent, per CPU second: barest", per_core["barest"], "requests"),
         over_rounds("pass-through, 16 concurrent: upstream itself", rps["direct"], "requests/s"),
         over_rounds("pass-through, 64 concurrent: p99 of the gateway", p99.get("gateway", []), "ms", "< 30"),

@@ -80,14 +80,13 @@ def upstream(program: Path, seconds: float) -> Iterator[Server]:
 
 def _wait_ready(start: Start, process: subprocess.Popen[bytes], log: Path) -> None:
     end = time.perf_counter() + start.bound_s
-    while time.perf_counter() < end:
-        if process.poll() is not None:
-            break
-        if _status(start.port, start.path) == 200:
-            return
+    while _status(start.port, start.path) != 200:
+        ended = process.poll() is not None
+        if ended or time.perf_counter() > end:
+            tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+            what = "ended before it was ready" if ended else f"was not ready within {start.bound_s:g} s"
+            raise BenchError(f"{start.name} {what}; the end of {log}:\n{tail}")
         time.sleep(0.01)
-    tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
-    raise BenchError(f"{start.name} was not ready within {start.bound_s:g} s; the end of {log}:\n{tail}")
 
 
 def _status(port: int, path: str) -> int | None:

@@ -23,6 +23,7 @@ def measure(bench: Bench) -> list[Figure]:
     first = {name: [run.first_p50_ms for run in runs] for name, runs in one.items()}
     many = alternate(bench.rounds, bench.contenders(everyone, Shape(16, 2.0), plain))
     rate = {name: [run.chunks_per_s for run in runs] for name, runs in many.items()}
+    per_core = [run.per_core * CHUNKS for run in many.get("gateway", [])]
     slow = alternate(bench.rounds, bench.contenders(("direct", "gateway"), Shape(64, 2.0), paced))
     gaps = {name: [run.gap_ms for run in runs] for name, runs in slow.items()}
     lost = sum(run.requests * CHUNKS - run.chunks for runs in (*one.values(), *many.values()) for run in runs)
@@ -34,6 +35,7 @@ def measure(bench: Bench) -> list[Figure]:
         difference_of("first chunk, one stream: barest over direct", first["barest"], first_direct, "ms"),
         difference_of("first chunk, one stream: LiteLLM over direct", first.get("litellm", []), first_direct, "ms"),
         over_rounds("16 streams: gateway", rate.get(ours, []), "chunks/s", ">= 80000"),
+        over_rounds("16 streams, per CPU second: gateway", per_core, "chunks"),
         over_rounds("16 streams: barest FastAPI + aiohttp", rate["barest"], "chunks/s"),
         over_rounds("16 streams: LiteLLM's proxy", rate.get("litellm", []), "chunks/s"),
         Figure("16 streams: chunks missing, all servers", lost, goal="<= 0", holds=lost <= 0),
