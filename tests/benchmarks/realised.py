@@ -3,8 +3,8 @@
 One simulated expert per model. `auto` is `balanced`: about half of what the best single model costs. What the
 answers cost (`x-pointsman-cost-usd`) and what the chosen experts scored is held against the static mix of single
 models on the same queries at the same cost, with a paired bootstrap over queries. The mix is fitted on these very
-queries, which flatters it. Queries that a model of the pool has no recorded answer to are sent too, but stay
-out of the comparison, on both sides.
+queries, which flatters it. Every query is sent. Where a model of the pool has no recorded answer to some, there
+are two comparisons: over the queries that all have answered, and over all, an unrecorded answer counting as wrong.
 """
 
 import http.client
@@ -75,6 +75,7 @@ def _experts(table: Recorded, replay: Path) -> list[dict[str, Any]]:
             "replay": {"table": str(replay), "model": model},
             "ttft_s": 1e-4,
             "token_s": 1e-7,
+            **({"output_tokens": table.assumed_tokens[model]} if model in table.assumed_tokens else {}),
         }
         for model, (price_in, price_out) in table.usd_per_million.items()
     ]
@@ -106,34 +107,49 @@ def _ask(connection: http.client.HTTPConnection, prompt: str) -> Sent:
 
 def judge(label: str, table: Recorded, sent: list[Sent]) -> list[Figure]:
     """The figures of one artifact on one data set."""
-    failed = sum(not one.expert for one in sent)
-    whole = np.isfinite(table.score).all(axis=1) & np.array([bool(one.expert) for one in sent])
-    rows = np.flatnonzero(whole)
-    chosen = np.array([table.models.index(sent[i].expert) for i in rows])
-    paid = np.array([sent[i].cost_usd for i in rows])
-    listed = table.cost_usd[rows, chosen]
-    weights = resamples(len(rows), RESAMPLES, seed=0)
-    cost = weighted_means(table.cost_usd[rows], weights)
-    quality = weighted_means(table.score[rows], weights)
-    spent = weights @ paid / weights.sum(axis=1)
-    reached = weights @ table.score[rows, chosen] / weights.sum(axis=1)
-    best = quality[0].argmax()
+    answered = np.flatnonzero([bool(one.expert) for one in sent])
+    chosen = np.array([table.models.index(sent[i].expert) for i in answered])
+    paid = np.array([sent[i].cost_usd for i in answered])
+    score, cost = table.score[answered], table.cost_usd[answered]
+    whole = np.isfinite(score).all(axis=1)
+    recorded_cost = cost[whole, chosen[whole]]
+    apart = float(abs(paid[whole].sum() - recorded_cost.sum()) / recorded_cost.sum())
+    figures = against_mix(label, score[whole], cost[whole], chosen[whole], paid[whole])
+    if not whole.all():
+        wrong, mean_cost = (
+            np.nan_to_num(score, nan=0.0),
+            np.where(np.isfinite(cost), cost, np.nanmean(cost, axis=0)),
+        )
+        everywhere = f"{label}, all {len(score)} queries (unrecorded counts as wrong)"
+        figures += against_mix(everywhere, wrong, mean_cost, chosen, paid)[:1]
+    return [
+        *figures,
+        Figure(f"{label}: queries compared", int(whole.sum())),
+        judged(Figure(f"{label}: cost billed against cost recorded", apart, goal="< 0.01", unit="relative")),
+        judged(Figure(f"{label}: queries failed", len(sent) - len(answered), goal="<= 0")),
+    ]
+
+
+def against_mix(label: str, score: Floats, cost: Floats, chosen: NDArray[np.intp], paid: Floats) -> list[Figure]:
+    """`score` and `cost` are [n, K], `chosen` and `paid` [n]; the difference to the mix comes first."""
+    weights = resamples(len(score), RESAMPLES, seed=0)
+    mean_cost, quality = weighted_means(cost, weights), weighted_means(score, weights)
+    spent = weights @ paid / len(score)
+    reached = weights @ score[np.arange(len(score)), chosen] / len(score)
+    best = int(quality[0].argmax())
+    half = mean_cost[:, best] / 2
     return [
         interval(
             f"{label}: quality over the static mix at the same cost",
-            reached - static_mix(cost, quality, spent),
+            reached - static_mix(mean_cost, quality, spent),
             goal="> 0",
         ),
         interval(f"{label}: realised quality", reached),
-        interval(f"{label}: cost, as a share of the best single model's", spent / cost[:, best]),
-        _at_half(label, cost, quality, reached, best),
-        judged(
-            Figure(
-                f"{label}: cost billed against cost recorded", _apart(paid, listed), goal="< 0.01", unit="relative"
-            )
+        interval(f"{label}: cost, as a share of the best single model's", spent / mean_cost[:, best]),
+        interval(
+            f"{label}: quality over a static mix at half the best's cost",
+            reached - static_mix(mean_cost, quality, half),
         ),
-        Figure(f"{label}: queries compared", len(rows)),
-        judged(Figure(f"{label}: queries failed", failed, goal="<= 0")),
     ]
 
 
@@ -141,15 +157,3 @@ def interval(name: str, values: Floats, goal: str | None = None, unit: str = "")
     """Row 0 is the sample, the others its resamples: the value and a 95 % interval."""
     low, high = np.quantile(values[1:], [0.025, 0.975])
     return judged(Figure(name, float(values[0]), float(low), float(high), unit, goal))
-
-
-def _at_half(label: str, cost: Floats, quality: Floats, reached: Floats, best: int | np.intp) -> Figure:
-    """For the reader: the same quality against a mix that may spend exactly half of the best single's cost."""
-    half: NDArray[np.floating] = cost[:, best] / 2
-    return interval(
-        f"{label}: quality over a static mix at half the best's cost", reached - static_mix(cost, quality, half)
-    )
-
-
-def _apart(paid: Floats, listed: Floats) -> float:
-    return float(abs(paid.sum() - listed.sum()) / listed.sum())

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ class Recorded:
     """Every query of `val`: [n] prompts, [n, K] score and cost of the models that can enter a cost curve.
 
     NaN where a model's answer to a query was not recorded. `usd_per_million` is (input, output) by model.
+    `assumed_tokens` is the length that a model's costs assume, where the table has costs but no lengths.
     """
 
     prompts: tuple[str, ...]
@@ -25,6 +27,7 @@ class Recorded:
     score: Floats
     cost_usd: Floats
     usd_per_million: dict[str, tuple[float, float]]
+    assumed_tokens: dict[str, int]
 
 
 def read(dataset: str, replay: Path) -> Recorded:
@@ -55,7 +58,16 @@ def read(dataset: str, replay: Path) -> Recorded:
         score=score[:, priced],
         cost_usd=cost[:, priced],
         usd_per_million={model: prices[model] for model in kept},
+        assumed_tokens={model: tokens for model in kept if (tokens := _assumed(table, model, prices[model]))},
     )
+
+
+def _assumed(table: pa.Table, model: str, price: tuple[float, float]) -> int | None:
+    rows = table.filter(pc.equal(table["model"], model)).select(["input_tokens", "output_tokens", "cost_usd"])
+    given, said, cost = (column.to_numpy().astype(float) for column in rows.columns)
+    if np.isfinite(said).any():
+        return None
+    return round(float(np.nanmedian((cost * 1e6 - given * price[0]) / price[1])))
 
 
 def _prices(dataset: str) -> dict[str, tuple[float, float]]:
