@@ -7,9 +7,8 @@ from typing import Any
 import orjson
 
 from router.experts.reply import Reply
-from router.types import Usage
-
-DONE = b"data: [DONE]\n\n"
+from router.experts.sse import DONE, event, usage_event
+from router.types import Price, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +38,13 @@ class Script:
             }
         )
 
-    def steps(self, include_usage: bool) -> Iterator[bytes]:
-        """The events of each token, then, as one step, what ends the stream.
+    def steps(self, price: Price | None) -> Iterator[bytes]:
+        """The events of each token, then, as one step, what ends the stream. `price`: of the usage, if asked for.
 
         The role comes with the first token. Every event has the same id and an explicit `finish_reason`.
         """
         frame = self.frame | {"object": "chat.completion.chunk"}
-        rest = {"usage": None} if include_usage else {}
+        rest = {} if price is None else {"usage": None}
         opening = self._opening()
         for piece in self.reply.pieces:
             yield self._events(frame, opening, None, rest) + self._events(
@@ -54,8 +53,8 @@ class Script:
             opening = None
         ending = self._events(frame, opening, None, rest)
         ending += self._events(frame, {}, None, rest | {"simulated": self.simulated}, self.reply.finish)
-        if include_usage:
-            ending += _event(frame | {"choices": [], "usage": usage_body(self.usage)})
+        if price is not None:
+            ending += usage_event(frame | {"usage": usage_body(self.usage)}, self.usage, price)
         yield ending + DONE
 
     def _events(
@@ -70,7 +69,7 @@ class Script:
             return b""
         choice = {"delta": delta, "logprobs": logprobs, "finish_reason": finish}
         return b"".join(
-            _event(frame | {"choices": [{"index": index, **choice}]} | rest) for index in range(self.reply.choices)
+            event(frame | {"choices": [{"index": index, **choice}]} | rest) for index in range(self.reply.choices)
         )
 
     def _opening(self) -> dict[str, Any] | None:
@@ -105,7 +104,3 @@ def usage_body(usage: Usage) -> dict[str, Any]:
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
         "completion_tokens_details": {"reasoning_tokens": 0},
     }
-
-
-def _event(chunk: dict[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(chunk) + b"\n\n"

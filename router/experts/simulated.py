@@ -159,7 +159,8 @@ class SimulatedStream(Stream):
         first = loop.time()
         ready: list[bytes] = []
         last = len(self._script.reply.pieces)
-        for step, events in enumerate(self._script.steps(self._call.include_usage)):
+        price = self._expert.spec.price if self._call.include_usage else None
+        for step, events in enumerate(self._script.steps(price)):
             # what ends the stream comes with the last token
             due = first + max(min(step, last - 1), 0) * self._token_s
             if due - loop.time() > NO_WAIT_S:

@@ -47,7 +47,7 @@ ROWS = [
 
 def expert(**settings: Any) -> SimulatedExpert:
     made = SimulatedSettings(kind="simulated", name="toy", **(FAST | settings))
-    return SimulatedExpert(made, ExpertSpec(name="toy", price=Price(0, 0)))
+    return SimulatedExpert(made, ExpertSpec(name="toy", price=Price(1, 2)))
 
 
 def call(surface: str = "chat/completions", include_usage: bool = False, **body: Any) -> Call:
@@ -125,6 +125,7 @@ async def test_a_stream_gives_usage_once_and_last_where_it_was_asked_for() -> No
     assert all(chunk["usage"] is None for chunk in before)
     assert last["choices"] == []
     assert last["usage"]["completion_tokens"] == 5
+    assert last["usage"]["cost_usd"] == pytest.approx((17 * 1 + 5 * 2) / 1e6)
     assert stream.usage == Usage(input_tokens=17, output_tokens=5)
 
 
