@@ -61,7 +61,7 @@ class SimulatedExpert(Expert):
         except Refused as refused:
             raise self._refusal(refused) from None
         due = started + self._settings.ttft_s + steps * self._settings.token_s
-        await self.wait_until(due, call.deadline)
+        await self.wait_until(due, self._limit(call, started))
         return Answer(body=body, usage=usage, ttft_s=asyncio.get_running_loop().time() - started)
 
     async def stream(self, call: Call) -> Stream:
@@ -73,8 +73,7 @@ class SimulatedExpert(Expert):
             script = self._script(call)
         except Refused as refused:
             raise self._refusal(refused) from None
-        limit = min(call.deadline, started + self._settings.first_byte_timeout_s)
-        await self.wait_until(started + self._settings.ttft_s, limit)
+        await self.wait_until(started + self._settings.ttft_s, self._limit(call, started))
         return SimulatedStream(self, script, call, (loop.time() - started, self._settings.token_s))
 
     async def probe(self) -> str:
@@ -90,6 +89,10 @@ class SimulatedExpert(Expert):
             raise ExpertError(self.spec.name, "timeout", "the simulated answer was not due in time")
         if due - now > NO_WAIT_S:
             await asyncio.sleep(due - now)
+
+    def _limit(self, call: Call, started: float) -> float:
+        # an answer that is not streamed has its first byte when it is whole
+        return min(call.deadline, started + self._settings.first_byte_timeout_s)
 
     def _script(self, call: Call) -> Script:
         if call.surface not in SURFACES:

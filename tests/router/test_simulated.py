@@ -166,9 +166,11 @@ async def test_a_deadline_that_comes_first_is_a_timeout(streaming: bool) -> None
     assert caught.value.kind == "timeout"
 
 
-async def test_a_first_token_later_than_its_limit_is_a_timeout() -> None:
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_a_first_byte_later_than_its_limit_is_a_timeout(streaming: bool) -> None:
+    toy = expert(ttft_s=1000, first_byte_timeout_s=0.01)
     with pytest.raises(ExpertError) as caught:
-        await expert(ttft_s=1000, first_byte_timeout_s=0.01).stream(call())
+        await (toy.stream(call()) if streaming else toy.complete(call()))
     assert caught.value.kind == "timeout"
 
 
