@@ -95,7 +95,7 @@ class Table:
             mean = (self.total - self.count * difficulty).sum(axis=0) / self.count.sum(axis=0)
             residual = (self.total - self.count * mean).sum(axis=1, keepdims=True)
             difficulty = residual / (self.count.sum(axis=1, keepdims=True) + prompts)
-        return np.clip(mean + difficulty, 0.01, 0.99)
+        return np.asarray(np.clip(mean + difficulty, 0.01, 0.99))
 
     def shrunk(self, pseudo_count: float) -> tuple[Floats, Floats]:
         """Posterior means [C, K] under `pseudo_count` prior observations, and the counts [C, K]."""

@@ -1,0 +1,195 @@
+"""Outcome tables: Parquet or CSV, one row for what one model made of one prompt.
+
+Columns: `prompt`, `model`, `score` in [0, 1] are needed. Read where present: `split`, `domain`, `input_tokens`,
+`output_tokens`, `cost_usd` (else `price_in_per_1m` and `price_out_per_1m` times the tokens) and `cost_kind`.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.errors import DataError
+from router.types import Floats, Outcomes, Queries
+from training.source import Batch, batches, file_digest
+
+#: Where a table does not say which rows are held out: this share of the prompts, chosen by their hash.
+HELD_OUT = 0.15
+TRAIN, VAL, ALL = "train", "val", "all"
+CHARS_PER_TOKEN = 4.0  # where the table does not count them
+
+
+@dataclass(frozen=True)
+class Table:
+    """Outcomes with one row per distinct prompt; the vectors are [n, 0] until `embedded`.
+
+    `digest` covers the files and the split. `notes` are the decisions that reading took, one line each.
+    """
+
+    outcomes: Outcomes
+    splits: tuple[str, ...]
+    digest: str
+    notes: tuple[str, ...]
+
+    def split(self, name: str) -> "Table":
+        """The rows of one split; `all` are all. Raises `DataError` listing the splits there are."""
+        if name == ALL:
+            return self
+        rows = np.flatnonzero(np.array(self.splits) == name)
+        if not len(rows):
+            raise DataError(f"no row is in the split {name!r}; there are: {', '.join(sorted({*self.splits, ALL}))}")
+        return replace(
+            self,
+            outcomes=rows_of(self.outcomes, rows),
+            splits=tuple(self.splits[row] for row in rows),
+            digest=hashlib.sha256(f"{self.digest} {name}".encode()).hexdigest(),
+        )
+
+    def embedded(self, vectors: Floats) -> "Table":
+        queries = replace(self.outcomes.queries, embeddings=vectors)
+        return replace(self, outcomes=replace(self.outcomes, queries=queries))
+
+
+def rows_of(outcomes: Outcomes, rows: NDArray[np.intp]) -> Outcomes:
+    """The outcomes of some queries, in the order given."""
+    queries = outcomes.queries
+    return replace(
+        outcomes,
+        queries=Queries(
+            embeddings=queries.embeddings[rows],
+            input_tokens=queries.input_tokens[rows],
+            prompts=None if queries.prompts is None else tuple(queries.prompts[row] for row in rows),
+            domains=None if queries.domains is None else tuple(queries.domains[row] for row in rows),
+        ),
+        quality=outcomes.quality[rows],
+        cost_usd=outcomes.cost_usd[rows],
+        output_tokens=outcomes.output_tokens[rows],
+    )
+
+
+def experts_of(outcomes: Outcomes, columns: Sequence[int]) -> Outcomes:
+    """The outcomes of some experts, in the order given."""
+    kept = list(columns)
+    return replace(
+        outcomes,
+        experts=tuple(outcomes.experts[k] for k in kept),
+        quality=outcomes.quality[:, kept],
+        cost_usd=outcomes.cost_usd[:, kept],
+        output_tokens=outcomes.output_tokens[:, kept],
+    )
+
+
+def read_tables(paths: Sequence[Path]) -> Table:
+    """The union of the tables: one row per distinct prompt, one expert per distinct `model`.
+
+    A model seen twice on one prompt gets the mean. A prompt that is in `train` in one place and held out in
+    another is held out. Scores may be empty (unobserved). The cost and length of a model that hides its reasoning
+    tokens (`cost_kind` begins with `lower_bound`) count as unknown. Raises `DataError` naming file, row and column.
+    """
+    rows = _Rows()
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(file_digest(path))
+        for batch in batches(path):
+            rows.add(batch)
+    return rows.table(digest.hexdigest())
+
+
+@dataclass
+class _Rows:
+    """What was read so far: the cells, and the distinct prompts and models that they point to."""
+
+    prompts: dict[str, int] = field(default_factory=dict)
+    models: dict[str, int] = field(default_factory=dict)
+    splits: list[str] = field(default_factory=list)
+    domains: list[str] = field(default_factory=list)
+    cells: list[tuple[NDArray[np.intp], NDArray[np.intp]]] = field(default_factory=list)
+    numbers: dict[str, list[Floats]] = field(default_factory=dict)
+    moved: set[int] = field(default_factory=set)
+
+    def add(self, batch: Batch) -> None:
+        size = len(batch)
+        query = np.empty(size, dtype=np.intp)
+        places = zip(batch.texts["prompt"], batch.optional("split"), batch.optional("domain"), strict=True)
+        for i, (prompt, split, domain) in enumerate(places):
+            query[i] = self._query(str(prompt), split, domain)
+        models = batch.texts["model"]
+        model = np.array([self.models.setdefault(str(name), len(self.models)) for name in models], dtype=np.intp)
+        self.cells.append((query, model))
+        hidden = [str(kind).startswith("lower_bound") for kind in batch.optional("cost_kind")]
+        for name, values in (
+            ("score", batch.numbers["score"]),
+            ("cost_usd", np.where(hidden, np.nan, _cost(batch.numbers))),
+            ("output_tokens", np.where(hidden, np.nan, batch.numbers["output_tokens"])),
+            ("input_tokens", batch.numbers["input_tokens"]),
+        ):
+            self.numbers.setdefault(name, []).append(values)
+
+    def _query(self, prompt: str, split: str | None, domain: str | None) -> int:
+        row = self.prompts.setdefault(prompt, len(self.prompts))
+        split = split or _hashed_split(prompt)
+        if row == len(self.splits):
+            self.splits.append(split)
+            self.domains.append(domain or "")
+        elif self.splits[row] != split:
+            self.moved.add(row)
+            if self.splits[row] == TRAIN:
+                self.splits[row] = split
+        return row
+
+    def table(self, digest: str) -> Table:
+        if not self.models:
+            raise DataError("the tables hold no row")
+        shape = (len(self.prompts), len(self.models))
+        query, model = (np.concatenate(parts) for parts in zip(*self.cells, strict=True))
+        cell = query * shape[1] + model
+        numbers = {name: np.concatenate(parts) for name, parts in self.numbers.items()}
+        quality, cost, length = (
+            _means(cell, numbers[name], shape[0] * shape[1]).reshape(shape)
+            for name in ("score", "cost_usd", "output_tokens")
+        )
+        unseen = ~np.isfinite(quality).any(axis=0)
+        names = tuple(self.models)
+        if unseen.any():
+            raise DataError(f"model {names[int(unseen.argmax())]!r}: every score is empty")
+        counted = _means(query, numbers["input_tokens"], shape[0])
+        guessed = np.array([len(prompt) / CHARS_PER_TOKEN for prompt in self.prompts])
+        queries = Queries(
+            embeddings=np.zeros((shape[0], 0), dtype=np.float32),
+            input_tokens=np.where(np.isfinite(counted), counted, guessed).astype(np.float32),
+            prompts=tuple(self.prompts),
+            domains=tuple(self.domains) if any(self.domains) else None,
+        )
+        outcomes = Outcomes(queries=queries, experts=names, quality=quality, cost_usd=cost, output_tokens=length)
+        return Table(outcomes=outcomes, splits=tuple(self.splits), digest=digest, notes=self._notes(cell))
+
+    def _notes(self, cell: NDArray[np.intp]) -> tuple[str, ...]:
+        notes = []
+        if repeats := len(cell) - len(np.unique(cell)):
+            notes.append(f"{repeats:,} rows repeat a model on a prompt: their scores were averaged")
+        if self.moved:
+            notes.append(f"{len(self.moved):,} prompts are in several splits: held out of training")
+        return tuple(notes)
+
+
+def _cost(numbers: dict[str, Floats]) -> Floats:
+    """Per row: as given, else derived from tokens and prices, else NaN."""
+    spent = numbers["input_tokens"] * numbers["price_in_per_1m"]
+    spent = spent + numbers["output_tokens"] * numbers["price_out_per_1m"]
+    return np.asarray(np.where(np.isfinite(numbers["cost_usd"]), numbers["cost_usd"], spent / 1e6))
+
+
+def _means(index: NDArray[np.intp], values: Floats, size: int) -> Floats:
+    """Mean of the finite values that share an index; NaN where there is none."""
+    finite = np.isfinite(values)
+    count = np.bincount(index[finite], minlength=size)
+    total = np.bincount(index[finite], weights=values[finite], minlength=size)
+    return np.asarray(np.divide(total, count, out=np.full(size, np.nan), where=count > 0))
+
+
+def _hashed_split(prompt: str) -> str:
+    digest = hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).digest()
+    return VAL if int.from_bytes(digest[:4]) < HELD_OUT * 2**32 else TRAIN

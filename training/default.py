@@ -1,0 +1,87 @@
+"""Makes the artifact that ships: `python -m training.default ../shared/data`.
+
+One policy over the union of the outcome tables, with every model known by one name and every tier an expert of its
+own: what the models of a tier reach on a query, on average. It holds numbers only.
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from policies import default_artifact
+from router.artifact import EncoderStamp, save
+from router.config import EncoderSettings
+from router.embedding import Encoder
+from router.types import TIERS, Floats, Outcomes, Tier, tier_column
+from training.data import TRAIN, Table, read_tables
+from training.embedding import VectorCache
+from training.fit import build, fit
+from training.roster import ROSTER
+
+SEED = 0
+
+
+def grouped(outcomes: Outcomes, groups: Mapping[str, list[int]]) -> Outcomes:
+    """One expert per group of columns: the mean of those observed on a query, NaN where none was."""
+
+    def mean(matrix: Floats) -> Floats:
+        columns = []
+        for members in groups.values():
+            part = matrix[:, members]
+            seen = np.isfinite(part)
+            count = seen.sum(axis=1)
+            total = np.where(seen, part, 0.0).sum(axis=1)
+            columns.append(np.divide(total, count, out=np.full(len(part), np.nan), where=count > 0))
+        return np.stack(columns, axis=1)
+
+    return replace(
+        outcomes,
+        experts=tuple(groups),
+        quality=mean(outcomes.quality),
+        cost_usd=mean(outcomes.cost_usd),
+        output_tokens=mean(outcomes.output_tokens),
+    )
+
+
+def known_names(outcomes: Outcomes, roster: Mapping[str, tuple[str, Tier | None]] = ROSTER) -> dict[str, list[int]]:
+    """Columns by the model's one name; a model that is not in the roster keeps its own."""
+    groups: dict[str, list[int]] = {}
+    for column, model in enumerate(outcomes.experts):
+        groups.setdefault(roster[model][0] if model in roster else model, []).append(column)
+    return groups
+
+
+def tiers(outcomes: Outcomes, roster: Mapping[str, tuple[str, Tier | None]] = ROSTER) -> dict[str, list[int]]:
+    """Columns by the tier's pseudo-expert; tiers without a model are left out."""
+    found: dict[str, list[int]] = {}
+    for tier in TIERS:
+        members = [k for k, model in enumerate(outcomes.experts) if model in roster and roster[model][1] == tier]
+        if members:
+            found[tier_column(tier)] = members
+    return found
+
+
+def with_tiers(table: Table) -> Table:
+    """The table as the shipped policy learns it: known models, then tiers."""
+    outcomes = table.outcomes
+    return replace(table, outcomes=grouped(outcomes, known_names(outcomes) | tiers(outcomes)))
+
+
+def main(folder: Path, out: Path, say: Callable[[str], None]) -> None:
+    paths = sorted(folder.glob("*.parquet"))
+    table = with_tiers(read_tables(paths)).split(TRAIN)
+    encoder = Encoder(EncoderSettings())
+    encoder.load()
+    say(f"{len(table.outcomes):,} prompts, {len(table.outcomes.experts)} experts; encoding what is not cached")
+    vectors = VectorCache(encoder).embed(table.outcomes.queries.prompts or ())
+    encoder.close()
+    stamp = EncoderStamp(name=encoder.name, revision=encoder.revision, dimension=encoder.dimension)
+    artifact = fit(build("cluster", {}, SEED), table.embedded(vectors), stamp, SEED)
+    say(f"wrote {out}, version {save(artifact, out)}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), default_artifact(), print)

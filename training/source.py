@@ -1,0 +1,126 @@
+"""Files of outcomes, read in batches and only the columns that are used: Parquet by its name, else CSV."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from router.errors import DataError
+from router.types import Floats
+
+NEEDED = ("prompt", "model", "score")
+TEXTS = ("prompt", "model", "split", "domain", "cost_kind")
+NUMBERS = ("score", "cost_usd", "input_tokens", "output_tokens", "price_in_per_1m", "price_out_per_1m")
+BATCH_ROWS = 32_768
+SUFFIXES = (".parquet", ".csv")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows of one file. A number is NaN where the file has none; a text column may be missing whole."""
+
+    path: Path
+    first_row: int  # counted from 1, the header not counted
+    texts: dict[str, list[str | None]]
+    numbers: dict[str, Floats]
+
+    def __len__(self) -> int:
+        return len(self.texts["prompt"])
+
+    def optional(self, column: str) -> list[str | None]:
+        return self.texts.get(column) or [None] * len(self)
+
+
+def file_digest(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+
+
+def batches(path: Path) -> Iterator[Batch]:
+    """Raises `DataError` naming the file, and the row and column at fault."""
+    import pyarrow
+
+    first_row = 1
+    try:
+        for columns in _columns(path):
+            batch = _batch(path, first_row, columns)
+            _check(batch)
+            yield batch
+            first_row += len(batch)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+
+
+def _columns(path: Path) -> Iterator[Any]:
+    """Arrow record batches with the columns of ours that the file has."""
+    if path.suffix not in SUFFIXES:
+        raise DataError(f"{path}: expected a file ending in {' or '.join(SUFFIXES)}")
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        file = pyarrow.parquet.ParquetFile(path)
+        wanted = _wanted(path, file.schema_arrow.names)
+        yield from file.iter_batches(batch_size=BATCH_ROWS, columns=wanted)
+        return
+    import pyarrow.csv
+
+    with pyarrow.csv.open_csv(path, parse_options=_csv_format()) as reader:
+        wanted = _wanted(path, reader.schema.names)
+    types = {name: pyarrow.string() if name in TEXTS else pyarrow.float64() for name in wanted}
+    convert = pyarrow.csv.ConvertOptions(
+        column_types=types, include_columns=wanted, strings_can_be_null=True, quoted_strings_can_be_null=False
+    )
+    with pyarrow.csv.open_csv(path, convert_options=convert, parse_options=_csv_format()) as reader:
+        yield from reader
+
+
+def _csv_format() -> Any:
+    import pyarrow.csv
+
+    return pyarrow.csv.ParseOptions(newlines_in_values=True)
+
+
+def _wanted(path: Path, names: list[str]) -> list[str]:
+    missing = [name for name in NEEDED if name not in names]
+    if missing:
+        raise DataError(f"{path}: the column {missing[0]!r} is missing; there are: {', '.join(names)}")
+    return [name for name in (*TEXTS, *NUMBERS) if name in names]
+
+
+def _batch(path: Path, first_row: int, columns: Any) -> Batch:
+    import pyarrow
+
+    texts: dict[str, list[str | None]] = {}
+    numbers = {name: np.full(columns.num_rows, np.nan) for name in NUMBERS}
+    for name in columns.schema.names:
+        try:
+            if name in TEXTS:
+                texts[name] = columns[name].cast(pyarrow.string()).to_pylist()
+            else:
+                # one type for what tables hold: integers, booleans, decimals
+                numbers[name] = columns[name].cast(pyarrow.float64()).to_numpy(zero_copy_only=False)
+        except pyarrow.ArrowException as error:
+            kind = "texts" if name in TEXTS else "numbers"
+            raise DataError(f"{path}: the column {name!r} must hold {kind}, found {columns[name].type}") from error
+    return Batch(path, first_row, texts, numbers)
+
+
+def _check(batch: Batch) -> None:
+    for name in ("prompt", "model"):
+        for i, value in enumerate(batch.texts[name]):
+            if not value:
+                raise DataError(f"{batch.path}, row {batch.first_row + i}: the column {name!r} is empty")
+    for name, values in batch.numbers.items():
+        wrong = np.isinf(values) | (values < 0) | ((values > 1) if name == "score" else False)
+        if wrong.any():
+            i = int(wrong.argmax())
+            expected = "a score in [0, 1]" if name == "score" else "an amount of zero or more"
+            raise DataError(
+                f"{batch.path}, row {batch.first_row + i}, column {name!r}: {values[i]:g} is not {expected}"
+            )
