@@ -153,6 +153,7 @@ class Chat:
             request_id=exchange.request_id,
             input_tokens=request.input_tokens,
             include_usage=request.include_usage,
+            moves_on_refusal=request.wishes.fallback,
         )
         exchange.call = call
         asked = time.perf_counter()

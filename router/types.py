@@ -82,7 +82,8 @@ class Wishes:
     policy: str | None = None
     session: str | None = None
     explain: bool = False
-    fallback: bool = False  # a request that names its expert may be answered by another if that one fails
+    # another expert may answer where the named one fails, or where an expert's content filter refuses
+    fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ class Call:
     request_id: str
     input_tokens: int = 0  # our estimate, for usage that the expert does not report
     include_usage: bool = False  # the caller asked for usage in the stream
+    moves_on_refusal: bool = False  # the caller allows another expert where one's content filter refused
     asked: list[str] = field(default_factory=list)  # the experts asked so far; the pool writes it
 
 

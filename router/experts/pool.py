@@ -146,7 +146,7 @@ class Pool:
                 self._note(health, error, loop.time())
                 if error.kind == "context_length":
                     needed_context = expert.spec.context_tokens + 1
-                if not error.retryable:
+                if not error.retryable and not (error.kind == "content_filter" and call.moves_on_refusal):
                     break
             except BaseException:
                 health.abandon()
