@@ -36,6 +36,9 @@ CHAT = Fields(frozenset(_CHAT.split()), frozenset({"model", "messages", "stream"
 EMBEDDINGS = Fields(frozenset({"dimensions", "user"}), frozenset({"model", "input", "encoding_format"}))
 #: Fields of single providers that travel where extra_body does not.
 NATIVE = frozenset({"thinking", "top_k", "min_p", "repetition_penalty", "safe_prompt", "safety_settings"})
+#: litellm keeps one client, with its connections, for each timeout that it is given: so it is given one, far off,
+#: and the expert minds each call's own time.
+LONGEST_CALL_S = 86_400.0
 _OPENAI_LIKE = frozenset({"openai", "azure", "text-completion-openai", "openrouter"})
 
 
@@ -64,7 +67,7 @@ class Provider:
             ) from None
         self.openai_like = self.name in _OPENAI_LIKE or self.name in litellm.openai_compatible_providers
         self.probe_base: str | None = self.base or found_base
-        self.probe_key: str | None = key or found_key or os.environ.get(f"{self.name.upper()}_API_KEY")
+        self.probe_key: str | None = key or found_key or self._key_of_environment()
 
     @classmethod
     def connect(cls, settings: RemoteSettings) -> "Provider":
@@ -82,18 +85,25 @@ class Provider:
             raise ConfigError(f"{where}: `kind: remote` needs litellm: pip install 'pointsman[remote]'") from None
         _silence(litellm)
         provider = cls(litellm, settings, key)
-        # an answer without a call: the first one imports another half of litellm
+        # what the first call would import, on the event loop
+        importlib.import_module("openai.resources")
         litellm.completion(
             model="openai/none", messages=[{"role": "user", "content": ""}], api_key="none", mock_response="ready"
         )
         return provider
+
+    def _key_of_environment(self) -> str | None:
+        names = [f"{self.name.upper()}_API_KEY"] + (["GOOGLE_API_KEY"] if self.name == "gemini" else [])
+        return next((os.environ[name] for name in names if os.environ.get(name)), None)
 
     def missing_keys(self) -> list[str]:
         """The environment variables that the provider needs and that are not set."""
         if self.probe_key is not None:
             return []
         found = self.litellm.validate_environment(self.model, api_key=self.key, api_base=self.base)
-        return [] if found["keys_in_environment"] else list(found["missing_keys"])
+        missing = [] if found["keys_in_environment"] else list(found["missing_keys"])
+        # an address has a default, save where every customer has their own
+        return [name for name in missing if not name.endswith("_API_BASE") or self.name.startswith("azure")]
 
     def listing(self) -> tuple[str, dict[str, str]] | None:
         """The URL and headers of a request that lists the provider's models; None where there is no free one."""
@@ -118,6 +128,7 @@ class Provider:
             "model": self.model,
             "api_key": self.key,
             "api_base": self.base,
+            "timeout": LONGEST_CALL_S,
             "num_retries": 0,
             "max_retries": 0,
             "drop_params": False,
@@ -133,10 +144,14 @@ class Provider:
 
 
 def _silence(litellm: Any) -> None:
-    """No prompt or key is logged, printed or sent anywhere, and nothing is dropped or changed unasked."""
+    """No prompt or key is logged, printed or sent anywhere, and nothing is dropped or changed unasked.
+
+    Nor does litellm count the tokens of every prompt, which it does on the event loop: usage is the provider's.
+    """
     litellm.telemetry = False
     litellm.suppress_debug_info = True
     litellm.turn_off_message_logging = True
+    litellm.disable_token_counter = True
     litellm.disable_hf_tokenizer_download = True
     litellm.drop_params = False
     litellm.modify_params = False

@@ -7,7 +7,6 @@ every chunk: where a provider has an OpenAI-compatible URL, `kind: endpoint` is 
 import asyncio
 import base64
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -107,10 +106,8 @@ class RemoteExpert(Expert):
                 response = await client.get(url, headers=headers)
         except httpx.HTTPError as error:
             raise self._failed("connect", f"cannot be reached: {type(error).__name__}") from error
-        if response.status_code in (401, 403):
-            raise ExpertError(
-                self.spec.name, "auth", "the provider does not accept our key", status=response.status_code
-            )
+        if response.status_code in (400, 401, 403):  # 400: Google's word for a wrong key
+            raise self._failed("auth", f"the provider does not accept our key (answered {response.status_code})")
         if response.status_code != 200:
             return f"reachable; {provider.name} does not list its models (answered {response.status_code})"
         return "reachable, key accepted"
@@ -122,11 +119,8 @@ class RemoteExpert(Expert):
             arguments = provider.arguments(call.body, fields) | extra
         except UnknownField as error:
             raise self._refused(str(error), error.field) from None
-        now = asyncio.get_running_loop().time()
-        limit = self._limit(call, now)
+        limit = self._limit(call, asyncio.get_running_loop().time())
         sent: list[None] = []
-        # a stream may take until the deadline; its first chunk is awaited under the shorter limit
-        arguments["timeout"] = max((call.deadline if extra.get("stream") else limit) - now, 0.001)
         arguments["logger_fn"] = lambda _: sent.append(None)  # called when the request leaves
         ask = provider.litellm.aembedding if "input" in extra else provider.litellm.acompletion
         try:
@@ -192,20 +186,17 @@ class RemoteStream(Stream):
         self._deadline = call.deadline
         self._rewriter = Rewriter(expert.spec.name, expert.spec.price, call)
         self._first = b""
-        self._reported = False
         self.ttft_s = 0.0
 
     @property
     def usage(self) -> Usage:
-        usage = self._rewriter.usage
-        # what the provider does not report litellm counts, by a tokenizer that may not be the model's
-        return usage if self._reported else replace(usage, estimated=True)
+        return self._rewriter.usage
 
     async def prime(self, limit: float) -> None:
         """Waits for the first event, until `limit` on the loop's clock. Raises `ExpertError`."""
         while not self._first:
             self._first = await self._read(limit)
-            self._check(begun=False)
+            self._check()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
@@ -213,7 +204,7 @@ class RemoteStream(Stream):
             while True:
                 if events:
                     yield events
-                self._check(begun=True)
+                self._check()
                 if self._rewriter.done:
                     return
                 events = await self._read(self._deadline)
@@ -235,15 +226,15 @@ class RemoteStream(Stream):
         except self._expert.failures as error:
             raise self._expert.failed_with(error, begun=begun) from error
         plain = plain_chunk(chunk.model_dump(), self._expert.spec.name)
-        if plain["usage"] is not None:
-            self._reported = any(getattr(seen, "usage", None) is not None for seen in self._chunks.chunks)
+        if plain["usage"] is not None and not any(getattr(seen, "usage", None) for seen in self._chunks.chunks):
+            plain["usage"] = None  # litellm's own sum, where the provider reports none
         ends = any(choice["finish_reason"] for choice in plain["choices"])
         if ends and self._expert.says_its_end and self._chunks.received_finish_reason is None:
             # litellm ends a stream that broke off with a reason of its own making
             raise ExpertError(self._expert.spec.name, "cut", "the stream ended before its last chunk")
-        return self._rewriter.feed(event(plain))
+        return self._rewriter.feed(event(plain)) if plain["choices"] or plain["usage"] else b""
 
-    def _check(self, *, begun: bool) -> None:
+    def _check(self) -> None:
         failure = self._rewriter.failure
         if failure is not None:
             kind: FailureKind = "cut" if "ended" in str(failure) else "garbage"

@@ -81,6 +81,7 @@ class Replay:
                 values.append(np.stack([_floats(mine[column]) for column in COLUMNS[2:]], axis=1))
         except (OSError, pa.ArrowException) as error:
             raise ConfigError(f"cannot read the outcomes table {table}: {error}") from error
+        pa.default_memory_pool().release_unused()
         if model not in models:
             choices = ", ".join(sorted(str(name) for name in models)) or "none at all"
             raise ConfigError(f"{table} has no outcomes of the model {model!r}; it has: {choices}")

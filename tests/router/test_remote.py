@@ -60,6 +60,7 @@ class Upstream:
     def __init__(self) -> None:
         self.seen: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.ports: list[int] = []  # of the clients: one for each connection
         self.arrived = threading.Event()
         self.closed = threading.Event()
         self.url = ""
@@ -68,6 +69,8 @@ class Upstream:
         body: dict[str, Any] = await request.json()
         self.seen.append(body)
         self.headers.append(dict(request.headers))
+        assert request.client is not None
+        self.ports.append(request.client.port)
         self.arrived.set()
         return body
 
@@ -96,6 +99,8 @@ class Upstream:
             call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
             message = {"role": "assistant", "content": None, "tool_calls": [call]}
             answer["choices"][0] |= {"message": message, "finish_reason": "tool_calls"}
+        if model == "silent":
+            return JSONResponse(answer)
         return JSONResponse(answer | {"usage": USAGE}, headers={"x-ratelimit-remaining-requests": "41"})
 
     async def _never(self, request: Request) -> Response:
@@ -221,6 +226,7 @@ def server() -> Iterator[Upstream]:
 def upstream(server: Upstream) -> Upstream:
     server.seen.clear()
     server.headers.clear()
+    server.ports.clear()
     server.arrived.clear()
     server.closed.clear()
     return server
@@ -333,6 +339,14 @@ async def test_an_answer_has_our_name_the_upstreams_fields_and_its_usage(ask: As
 
 
 @needs_litellm
+@pytest.mark.parametrize("model", ["openai/fine", "anthropic/fine"])
+async def test_calls_one_after_another_share_a_connection(ask: Asked, upstream: Upstream, model: str) -> None:
+    for _ in range(3):
+        await ask.answer(model)
+    assert len(set(upstream.ports)) == 1
+
+
+@needs_litellm
 async def test_the_upstreams_rate_limits_come_back_as_headers(ask: Asked) -> None:
     answer = await (await ask.expert("openai/fine")).complete(call())
     assert (b"x-ratelimit-remaining-requests", b"41") in answer.headers
@@ -373,8 +387,11 @@ async def test_a_stream_ends_with_usage_and_cost_where_asked(ask: Asked) -> None
 async def test_usage_that_the_upstream_does_not_report_is_marked_as_estimated(ask: Asked) -> None:
     stream = await ask.stream("openai/silent")
     await chunks(stream)
-    assert stream.usage.estimated
-    assert stream.usage.output_tokens > 0
+    _, usage = await ask.answer("openai/silent")
+    for found in (stream.usage, usage):
+        assert found.estimated
+        assert found.input_tokens == 9
+        assert found.output_tokens > 0
 
 
 @needs_litellm
