@@ -138,15 +138,15 @@ async def test_usage_after_an_early_close_counts_what_was_produced() -> None:
 
 
 async def test_a_paced_stream_sends_a_token_when_it_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, sent = [100.0], []
+    now = [100.0]
 
     async def sleep(seconds: float) -> None:
         now[0] += seconds
 
     monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now[0])
     monkeypatch.setattr(asyncio, "sleep", sleep)
-    async for item in await expert(output_tokens=3, ttft_s=0.5, token_s=0.25).stream(call()):
-        sent.append((now[0], item.count(b"data: ")))
+    stream = await expert(output_tokens=3, ttft_s=0.5, token_s=0.25).stream(call())
+    sent = [(now[0], item.count(b"data: ")) async for item in stream]
     assert sent == [(100.5, 2), (100.75, 1), (101.0, 3)]
 
 
