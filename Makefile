@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CONFIG ?= pointsman.yaml
+PORT ?= 8000
 
-.PHONY: install demo serve test check bench-proxy clean
+.PHONY: install demo serve test test-remote test-torch check bench-proxy clean
 
 install: $(VENV)/.installed
 
@@ -20,20 +21,28 @@ $(VENV)/.dev: $(VENV)/.installed
 	$(PIP) --editable '.[train,dev]'
 	touch $@
 
-# The CPU build of torch, for the encoders that must be exported through it and for the checks against it.
-$(VENV)/.torch: $(VENV)/.dev
-	$(PIP) 'torch==2.13.0'
-	$(PIP) --editable '.[train,dev,export]'
-	touch $@
-
 demo: install
-	$(BIN)/pointsman demo
+	$(BIN)/pointsman demo --port $(PORT)
 
 serve: install
 	$(BIN)/pointsman serve --config $(CONFIG)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+# The providers behind litellm, in an environment of its own: litellm holds other packages back.
+test-remote:
+	$(MAKE) VENV=build/venv-remote build/venv-remote/.dev
+	build/venv-remote/bin/python -m pip install --quiet --editable '.[train,dev,remote]'
+	build/venv-remote/bin/python -m pytest tests/router/test_remote.py tests/router/test_prices.py
+
+# The encoder against sentence-transformers, and the export of models that are no plain BERT. torch==2.13.0 first:
+# a bare torch would bring gigabytes for a GPU that is not there.
+test-torch:
+	$(MAKE) VENV=build/venv-torch build/venv-torch/.dev
+	build/venv-torch/bin/python -m pip install --quiet 'torch==2.13.0'
+	build/venv-torch/bin/python -m pip install --quiet --editable '.[train,dev,export]'
+	build/venv-torch/bin/python -m pytest -m 'slow or not slow' tests/router/test_encoder_graph.py tests/router/test_gates.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
