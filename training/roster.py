@@ -1,11 +1,11 @@
 """Who the models of the shipped outcome tables are: one name for each across the tables, and its tier.
 
 The rule of the tiers. Open weights go by their billions of parameters: to 12 `small`, to 50 `medium`, to 150
-`large`, above `frontier`; a sparse model counts with the geometric mean of all and active parameters. Closed models
-go by the price of a million output tokens: under 2 USD `medium`, under 5 `large`, from 5 on `frontier`. A model with a
-thinking phase counts one tier up. A model that the mean of a smaller tier beats wherever both were asked is of a
-generation behind and no example of its tier: it stays a known model and has no tier, as has one whose size and price
-are unknown.
+`large`, above `frontier`; a sparse model counts with the geometric mean of all and active parameters. Closed
+models go by the price of a million output tokens: under 2 USD `medium`, under 5 `large`, from 5 on `frontier`. A
+model with a thinking phase counts one tier up. A model that the mean of a smaller tier beats wherever both were
+asked is of a generation behind and no example of its tier: it stays a known model and has no tier, as has one
+whose size and price are unknown.
 """
 
 from router.types import Tier
