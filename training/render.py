@@ -9,33 +9,31 @@ if TYPE_CHECKING:
 
 
 def show(report: Report, console: "Console") -> None:
-    """Prints the policy between its bounds, then what the figures rest on."""
+    """Prints the policy between its bounds, what of it is certain, and what was left out."""
     from rich import box
     from rich.table import Table
 
     title = f"{report.dataset}: {report.queries:,} queries, {len(report.experts)} experts"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("choice", "USD/query", "quality", "area", "quality at half the cost"):
-        table.add_column(heading, justify="left" if heading == "choice" else "right", no_wrap=True)
-    points = ((f"cheapest: {report.cheapest.expert}", report.cheapest), ("random", report.random))
-    for name, point in (*points, (f"best single: {report.best.expert}", report.best)):
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for heading in ("choice", "USD/query", "quality", "area", "quality at half cost"):
+        table.add_column(heading, justify="left" if heading == "choice" else "right")
+    for name, point in (("cheapest", report.cheapest), ("random", report.random), ("best single", report.best)):
         table.add_row(name, f"{point.cost_usd:.3g}", f"{point.quality:.4f}", "", "")
-    for name, title in (("static_mix", "static mix"), ("policy", "[bold]policy[/]"), ("oracle", "oracle")):
+    for name, heading in (("static_mix", "static mix"), ("policy", "policy"), ("oracle", "oracle")):
         half = report.half_cost.get(name)
-        table.add_row(title, "", "", _spelled(report.area[name]), _spelled(half) if half else "")
+        table.add_row(heading, "", "", f"{report.area[name].value:.4f}", f"{half.value:.4f}" if half else "")
     console.print(table)
-    console.print(f"above the static mix: {_spelled(report.gain, sign=True)}", highlight=False)
-    console.print(f"of the way from it to the oracle: {_spelled(report.share)}", highlight=False)
-    console.print(
-        f"at half the best single's cost: {_spelled(report.half_cost['gain'], sign=True)} quality", highlight=False
-    )
-    console.print(f"Brier score {report.brier:.4f}, calibration error {report.ece:.4f}", highlight=False)
-    for name, reason in report.left_out.items():
-        console.print(f"[yellow]left out[/] {name}: {reason}", highlight=False)
-    for note in report.notes:
-        console.print(f"[yellow]note[/] {note}", highlight=False)
+    for line in (
+        f"cheapest is {report.cheapest.expert}, best single {report.best.expert}; half cost is half the latter's",
+        f"area above the static mix: {_spelled(report.gain, '+.4f')}",
+        f"share of the way from it to the oracle: {_spelled(report.share, '.3f')}",
+        f"quality above it at half cost: {_spelled(report.half_cost['gain'], '+.4f')}",
+        f"Brier score {report.brier:.4f}, calibration error {report.ece:.4f}",
+        *(f"left out: {name}: {reason}" for name, reason in report.left_out.items()),
+        *(f"note: {note}" for note in report.notes),
+    ):
+        console.print(line, highlight=False, markup=False)
 
 
-def _spelled(interval: Interval, sign: bool = False) -> str:
-    form = "+.3f" if sign else ".3f"
+def _spelled(interval: Interval, form: str) -> str:
     return f"{interval.value:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
