@@ -48,7 +48,17 @@ class ClientGone(Exception):
 class Exchange:
     """One request on its way through: what its headers, its log line and its bill need."""
 
-    __slots__ = ("attempts", "began", "call", "caller", "decision", "request_id", "upstream_s", "wishes")
+    __slots__ = (
+        "attempts",
+        "began",
+        "call",
+        "caller",
+        "decision",
+        "request_id",
+        "streaming",
+        "upstream_s",
+        "wishes",
+    )
 
     def __init__(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
         self.began = time.perf_counter()
@@ -60,6 +70,7 @@ class Exchange:
         self.call: Call | None = None  # while an expert is asked and nothing has come yet
         self.decision: Decision | None = None
         self.attempts: list[Attempt] = []
+        self.streaming = False  # the head of a stream is sent: what fails from now on is an event
         self.upstream_s = 0.0
         self.wishes: Wishes | None = None
 
@@ -115,7 +126,10 @@ class Chat:
         except Exception as error:  # the boundary: whatever else happens, the caller gets the contract's error
             frames = "".join(traceback.format_tb(error.__traceback__))
             log.error("request=%s %s\n%s", exchange.request_id, type(error).__name__, frames)
-            await self._refuse(exchange, internal(), error, send)
+            if exchange.streaming:
+                await send({"type": "http.response.body", "body": b"data: " + internal().body + b"\n\n"})
+            else:
+                await self._refuse(exchange, internal(), error, send)
         finally:
             service.metrics.in_flight.dec()
 
@@ -264,14 +278,17 @@ class Chat:
             *stream.headers,
         ]
         service.metrics.overhead_s.observe(exchange.overhead_s())
-        ok = False
-        status = 499
+        exchange.streaming = True
+        ok, status = False, 500
         try:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             async for events in stream:
                 await send({"type": "http.response.body", "body": events, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
             ok, status = True, 200
+        except asyncio.CancelledError:
+            ok, status = True, 499  # the caller left: no failure of the expert
+            raise
         except ExpertError as error:
             status = 502
             service.pool.failed_midway(error)
@@ -279,10 +296,14 @@ class Chat:
             log.warning("request=%s stream broke: %s", exchange.request_id, error)
             await send({"type": "http.response.body", "body": stream_error(error)})
         finally:
-            await stream.aclose()
-            took_s = stream.ttft_s + time.perf_counter() - began
-            service.meter(served.expert, stream.usage, ok=ok, ttft_s=stream.ttft_s, took_s=took_s, streamed=True)
-            service.metrics.answered(SURFACE, served.expert, status)
+            try:
+                await stream.aclose()
+            finally:  # billed even if the caller leaves now
+                took_s = stream.ttft_s + time.perf_counter() - began
+                service.meter(
+                    served.expert, stream.usage, ok=ok, ttft_s=stream.ttft_s, took_s=took_s, streamed=True
+                )
+                service.metrics.answered(SURFACE, served.expert, status)
 
     async def _refuse(self, exchange: Exchange, failure: Failure, error: Exception, send: Any) -> None:
         expert = exchange.attempts[-1].expert if exchange.attempts else ""

@@ -5,12 +5,19 @@ import gc
 import logging
 import socket
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
 
 from gateway.app import create_app
 from router.config import Settings
 from router.errors import ConfigError
 
+if TYPE_CHECKING:
+    import uvicorn
+
 GRACE_S = 30
+BACKLOG = 2048
 
 
 def run(settings: Settings, on_ready: Callable[[str, str], None]) -> None:
@@ -23,30 +30,35 @@ def run(settings: Settings, on_ready: Callable[[str, str], None]) -> None:
 
 
 async def _serve(settings: Settings, on_ready: Callable[[str, str], None]) -> None:
-    import uvicorn
-
     bound = bind(settings.host, settings.port)
     app = create_app(settings)
     # the lifespan is entered here and not by uvicorn, so that an error of ours stays one
     async with app.router.lifespan_context(app):
         calm_collector()
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                http="httptools",
-                lifespan="off",
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                log_level="warning",
-                timeout_keep_alive=75,
-                timeout_graceful_shutdown=GRACE_S,
-            )
-        )
         host, port = bound.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
+        bound.listen(BACKLOG)  # before anyone is told: who connects at once is kept waiting, not refused
         on_ready(f"http://{shown}:{port}", app.state.service.router.use.label)
-        await server.serve(sockets=[bound])
+        await http_server(app).serve(sockets=[bound])
+
+
+def http_server(app: FastAPI) -> "uvicorn.Server":
+    """A server for an application whose lifespan is entered already."""
+    import uvicorn
+
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            lifespan="off",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            log_level="warning",
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+    )
 
 
 def bind(host: str, port: int) -> socket.socket:

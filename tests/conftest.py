@@ -1,4 +1,4 @@
-"""Shared by all tests: a real Redis of their own, on a unix socket."""
+"""Shared by all tests: a real Redis of their own, on a unix socket, and the fixtures of a real gateway."""
 
 import os
 import shutil
@@ -15,6 +15,8 @@ import pytest
 
 from router.errors import LedgerError
 from router.ledger.embedded import TETHER, find_server
+
+pytest_plugins = ["serving"]
 
 
 class RedisProcess:

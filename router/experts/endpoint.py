@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from router.config import EndpointSettings
-from router.errors import ConfigError, ExpertError, FailureKind
+from router.errors import ConfigError, ExpertError, FailureKind, InvalidRequest
 from router.experts.base import Answer, Call, Expert, Stream
 from router.experts.http import Exchange, Origin, TransportError
 from router.experts.sse import Rewriter, StreamError, usage_of
@@ -18,7 +18,10 @@ PROMISED = {"chat/completions": "choices", "embeddings": "data"}
 
 
 class EndpointExpert(Expert):
-    """`connections` bounds the calls under way to this upstream; more wait their turn within their deadline."""
+    """`connections` bounds the calls under way to this upstream; more wait their turn within their deadline.
+
+    `first_byte_timeout_s` bounds silence: before the answer, and within a stream that has begun.
+    """
 
     def __init__(self, settings: EndpointSettings, spec: ExpertSpec, *, connections: int = 1024) -> None:
         self.spec = spec
@@ -63,12 +66,16 @@ class EndpointExpert(Expert):
         promised = PROMISED[call.surface]
         if not isinstance(answer, dict) or not isinstance(answer.get(promised), list):
             if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
-                raise self._refused(500, exchange.headers, body)
+                raise self._refused(_status_of(answer["error"]), exchange.headers, body)
             raise self._failed("garbage", f"answered 200 without `{promised}`")
         usage = usage_of(answer) or Usage(call.input_tokens, _guessed_tokens(answer), estimated=True)
         answer["model"] = self.spec.name
+        try:
+            whole = orjson.dumps(answer)
+        except orjson.JSONEncodeError:
+            raise self._failed("garbage", "answered 200 with JSON that is nested too deeply") from None
         return Answer(
-            body=orjson.dumps(answer),
+            body=whole,
             usage=usage,
             ttft_s=exchange.started_at - began,
             headers=_limit_headers(exchange.headers),
@@ -95,6 +102,7 @@ class EndpointExpert(Expert):
             async with asyncio.timeout_at(self._first_byte_at(call, began)):
                 await stream.prime()
             stream.ttft_s = loop.time() - began
+            exchange.limit_silence(self._settings.first_byte_timeout_s)
         except TimeoutError:
             exchange.finish()
             raise self._failed("timeout", "sent no first event in time") from None
@@ -124,7 +132,10 @@ class EndpointExpert(Expert):
         return min(call.deadline, began + self._settings.first_byte_timeout_s)
 
     async def _exchange(self, call: Call, body: dict[str, Any], *, streaming: bool) -> Exchange:
-        data = orjson.dumps(body)
+        try:
+            data = orjson.dumps(body)
+        except orjson.JSONEncodeError:
+            raise InvalidRequest("the body is nested too deeply") from None
         head = b"%sx-request-id: %s\r\ncontent-length: %d\r\n\r\n" % (
             self._heads[call.surface],
             call.request_id.encode(),
@@ -150,10 +161,12 @@ class EndpointExpert(Expert):
 
     def stream_failed(self, error: StreamError) -> ExpertError:
         if error.body is None:
-            return self._failed("cut" if "ended" in str(error) else "garbage", str(error))
-        body = orjson.dumps({"error": error.body})
-        status = error.body.get("status") or error.body.get("code")
-        return self._refused(status if isinstance(status, int) and 400 <= status < 600 else 500, {}, body)
+            return self._failed(error.kind, str(error))
+        try:
+            body = orjson.dumps({"error": error.body})
+        except orjson.JSONEncodeError:
+            body = b""  # nested too deeply to be passed on
+        return self._refused(_status_of(error.body), {}, body)
 
     def _refused(self, status: int, headers: dict[bytes, bytes], body: bytes) -> ExpertError:
         kind = refusal(status, body)
@@ -240,13 +253,24 @@ def _error_code(body: bytes) -> str | None:
         return None
 
 
+def _status_of(error: dict[str, Any]) -> int:
+    """The HTTP status that an error sent with a status of 200 would have had."""
+    for said in (error.get("status"), error.get("code")):
+        if type(said) is int and 400 <= said < 600:
+            return said
+    callers = "invalid_request_error", "BadRequestError"
+    return 400 if error.get("type") in callers or error.get("code") == "context_length_exceeded" else 500
+
+
 def _retry_after_s(headers: dict[bytes, bytes]) -> float | None:
     try:
         if b"retry-after-ms" in headers:
-            return float(headers[b"retry-after-ms"]) / 1000
-        return float(headers[b"retry-after"])
+            seconds = float(headers[b"retry-after-ms"]) / 1000
+        else:
+            seconds = float(headers[b"retry-after"])
     except (KeyError, ValueError):
         return None
+    return min(seconds, 86_400.0) if seconds >= 0 else None
 
 
 def _limit_headers(headers: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:

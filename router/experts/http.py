@@ -53,6 +53,7 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._failure: TransportError | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._silence: asyncio.TimerHandle | None = None
         self.on_end: Callable[[], None] | None = None
 
     def send(self, head: bytes, body: bytes, *, streaming: bool) -> None:
@@ -175,6 +176,29 @@ class Connection(asyncio.Protocol):
             await self._waiter
         finally:
             self._waiter = None
+
+    def limit_silence(self, limit_s: float) -> None:
+        """From now on the exchange fails when the server says nothing for `limit_s`, or up to twice as long.
+
+        Looks now and then whether the same wait still goes on, so that a byte which arrives costs nothing.
+        """
+        last = self._waiter
+
+        def look() -> None:
+            nonlocal last
+            if self._waiter is not None and self._waiter is last:
+                self._fail("timeout", f"said nothing for {limit_s:.3g} s")
+                return
+            last = self._waiter
+            self._silence = loop.call_later(limit_s, look)
+
+        loop = asyncio.get_running_loop()
+        self._silence = loop.call_later(limit_s, look)
+
+    def end_exchange(self) -> None:
+        if self._silence is not None:
+            self._silence.cancel()
+            self._silence = None
 
     def take(self) -> bytes:
         """The body bytes that have arrived and were not yet taken."""
@@ -335,6 +359,9 @@ class Exchange:
     async def next(self) -> bytes:
         return await self._connection.next()
 
+    def limit_silence(self, limit_s: float) -> None:
+        self._connection.limit_silence(limit_s)
+
     def finish(self, *, read_out: bool = False) -> None:
         """Gives the connection back, or closes it where the answer was not read to its end.
 
@@ -342,4 +369,5 @@ class Exchange:
         """
         if not self._done:
             self._done = True
+            self._connection.end_exchange()
             self._origin.release(self._connection, read_out=read_out)

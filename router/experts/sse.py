@@ -1,13 +1,15 @@
 """Server-sent events of chat completions: what an upstream sends, turned into what our contract promises.
 
-The first event decides the way. A well-formed upstream's bytes pass through: three searches and at most two
+The first event decides the way. A well-formed upstream's bytes pass through: a few searches and at most two
 replacements per read, no object per chunk. JSON escapes the quotes and line ends of any text, so an unescaped
-`"model":"x"` in the bytes is a field and never an answer's content. Anything else is rewritten event by event.
+`"model":"x"` in the bytes is a field and never an answer's content. Anything else is rewritten event by event:
+every read of an upstream that needs mending, and of one that does not the odd read that is not
+`data: {...}` and an empty line throughout.
 """
 
 import re
 import time
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -16,15 +18,20 @@ from router.types import Price, Usage
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 DONE = b"data: [DONE]\n\n"
+MOST_TOKENS = 1_000_000_000  # a count above it is no count: it would only overflow whatever sums it
+PROBATION_EVENTS = 4  # so many events must have the first one's id before it counts as the stream's
 _MODEL = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
 
 
 class StreamError(Exception):
     """The upstream's stream is not what the API promises; `body` is the error it sent, if it sent one."""
 
-    def __init__(self, message: str, body: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, message: str, body: dict[str, Any] | None = None, kind: Literal["garbage", "cut"] = "garbage"
+    ) -> None:
         super().__init__(message)
         self.body = body
+        self.kind = kind
 
 
 def usage_of(answer: dict[str, Any]) -> Usage | None:
@@ -42,7 +49,7 @@ def usage_of(answer: dict[str, Any]) -> Usage | None:
 
 
 def _count(value: Any) -> int:
-    return value if isinstance(value, int) and value >= 0 else 0
+    return value if type(value) is int and 0 <= value <= MOST_TOKENS else 0
 
 
 def event(data: dict[str, Any]) -> bytes:
@@ -51,18 +58,12 @@ def event(data: dict[str, Any]) -> bytes:
 
 def usage_event(chunk: dict[str, Any], usage: Usage, price: Price) -> bytes:
     """The last chunk of a stream whose caller asked for usage; `cost_usd` is the call's true cost."""
-    reported = chunk.get("usage")
-    merged = dict(reported) if isinstance(reported, dict) else _usage_fields(usage)
-    merged["cost_usd"] = price.cost_usd(usage)
-    return event({**chunk, "choices": [], "usage": merged})
-
-
-def _usage_fields(usage: Usage) -> dict[str, Any]:
-    return {
+    reported = chunk.get("usage") or {
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.input_tokens + usage.output_tokens,
     }
+    return event({**chunk, "choices": [], "usage": {**reported, "cost_usd": price.cost_usd(usage)}})
 
 
 class Rewriter:
@@ -80,12 +81,15 @@ class Rewriter:
         self._request_id = call.request_id
         self.failure: StreamError | None = None
         self._reported: Usage | None = None
+        self._usage_fields: dict[str, Any] | None = None  # as the upstream wrote them
         self._usage_sent = False
         self._events = 0
         self._tail = b""
         self._head: dict[str, Any] | None = None  # id, object, created, model of the first event
         self._fast = False
-        self._old_model = self._new_model = self._no_usage = self._has_usage = self._reason = b""
+        self._crlf = False
+        self._old_model = self._new_model = self._id = b""
+        self._no_usage = self._has_usage = self._reason = b""
         self._finished = False
         self._role_sent: set[int] = set()
         self.done = False
@@ -101,7 +105,8 @@ class Rewriter:
         """The whole events in `data` and in what was left before, ready to send."""
         if self._tail:
             data = self._tail + data
-        if not self._fast:
+        if not self._fast and b"\r\n" in data:
+            self._crlf = True
             data = data.replace(b"\r\n", b"\n")
         end = data.rfind(b"\n\n") + 2
         if end == 1:
@@ -115,13 +120,13 @@ class Rewriter:
     def close(self) -> bytes:
         """What is owed at the upstream's end; an end that came too early is a `failure`."""
         out = b""
-        if self._tail.strip():
-            tail, self._tail = self._tail + b"\n\n", b""
-            out = self._events_in(tail)
+        if _is_whole(self._tail):
+            out = self._events_in(self._tail.rstrip() + b"\n\n")
+        self._tail = b""
         if self.done or self.failure is not None:
             return out
         if not self._finished:
-            self.failure = StreamError("the stream ended before its last chunk")
+            self.failure = StreamError("the stream ended before its last chunk", kind="cut")
             return out
         self.done = True
         return out + self._owed_usage() + DONE
@@ -145,7 +150,7 @@ class Rewriter:
         else:
             return b""  # comments only
         if chunk == b"[DONE]":
-            raise StreamError("the stream ended before its first chunk")
+            raise StreamError("the stream ended before its first chunk", kind="cut")
         first = _parse(chunk)
         known = isinstance(first.get("id"), str) and first["id"]
         self._head = {
@@ -155,21 +160,32 @@ class Rewriter:
             "model": self._model,
         }
         match = _MODEL.search(chunk)
-        if match is not None and data.startswith(b"data: {") and _conforms(first):
-            space = b" " if b'": ' in chunk[:40] else b""
-            self._fast = True
-            self._old_model = match.group()
-            self._new_model = b'"model":' + space + orjson.dumps(self._model)
-            self._no_usage = b"," + space + b'"usage":' + space + b"null"
-            self._has_usage = b'"usage":' + space + b"{"
-            self._reason = b'"finish_reason":' + space + b'"'
-            return self._pass(data)
-        return self._each(data)
+        if match is None or self._crlf or not data.startswith(b"data: {") or not _conforms(first, self._asked):
+            return self._each(data)
+        space = b" " if b'": ' in chunk[:40] else b""
+        self._fast = True
+        self._role_sent = {choice.get("index", 0) for choice in first["choices"]}
+        self._old_model = match.group()
+        self._new_model = b'"model":' + space + orjson.dumps(self._model)
+        self._id = b'"id":' + space + orjson.dumps(first["id"])
+        self._no_usage = b"," + space + b'"usage":' + space + b"null"
+        self._has_usage = b'"usage":' + space + b"{"
+        self._reason = b'"finish_reason":' + space + b'"'
+        return self._pass(data)
 
     def _pass(self, data: bytes) -> bytes:
-        if self._has_usage in data or b'"error":' in data or b"\n:" in data or b"data: [DONE]" in data:
+        events = data.count(b"\n\n")
+        if (
+            self._has_usage in data
+            or b'"error":' in data
+            or not (data.startswith(b"data: {") and data.endswith(b"}\n\n"))
+            or (events > 1 and data.count(b"}\n\ndata: {") != events - 1)
+        ):
             return self._each(data)
-        self._events += data.count(b"\n\n")
+        if self._events < PROBATION_EVENTS and data.count(self._id) < events:
+            self._fast = False  # an id of its own on every event: each must be given the first one's
+            return self._each(data)
+        self._events += events
         if not self._finished:
             self._finished = self._reason in data
         return self._dress(data)
@@ -182,7 +198,6 @@ class Rewriter:
         return data
 
     def _each(self, data: bytes) -> bytes:
-        """Event by event: every read of an upstream that needs mending, and the odd read of one that does not."""
         out = []
         try:
             for block in data.split(b"\n\n"):
@@ -196,42 +211,35 @@ class Rewriter:
                 out.append(self._one(payload))
         except StreamError as error:
             self.failure = error
+        except orjson.JSONEncodeError:
+            self.failure = StreamError("a chunk is nested too deeply")
         return b"".join(out)
 
     def _one(self, payload: bytes) -> bytes:
-        plain = self._fast and self._has_usage not in payload and b'"error":' not in payload
-        if plain:
+        plain = self._fast and payload.startswith(b"{") and payload.endswith(b"}")
+        if plain and self._has_usage not in payload and b'"error":' not in payload:
             self._events += 1
             self._finished = self._finished or self._reason in payload
             return self._dress(b"data: " + payload + b"\n\n")
         chunk = _parse(payload)
         usage = usage_of(chunk)
-        if usage is not None:
-            self._reported = usage
-            return self._spent(chunk)
-        self._events += 1
-        return event(self._mend(chunk))
-
-    def _spent(self, chunk: dict[str, Any]) -> bytes:
-        """A chunk with usage: a last one of its own, or on a chunk that has choices too."""
-        chunk = {**chunk, "model": self._model}
-        if not chunk.get("choices"):
-            if not self._asked or self._usage_sent:
-                return b""
-            self._usage_sent = True
-            return usage_event(chunk, self.usage, self._price)
-        self._events += 1
-        chunk = self._mend(chunk)
-        del chunk["usage"]
-        if self._asked:
-            chunk["usage"] = None
-        return event(chunk)
+        if usage is None:
+            self._events += 1
+            return event(self._mend(chunk))
+        self._reported, self._usage_fields = usage, chunk.pop("usage")
+        if chunk.get("choices"):  # on a chunk of the answer: the caller gets it in a chunk of its own at the end
+            self._events += 1
+            return event(self._mend(chunk))
+        return self._usage_event(chunk)
 
     def _owed_usage(self) -> bytes:
+        return self._usage_event({})
+
+    def _usage_event(self, chunk: dict[str, Any]) -> bytes:
         if not self._asked or self._usage_sent or self._head is None:
             return b""
         self._usage_sent = True
-        return usage_event(self._head, self.usage, self._price)
+        return usage_event({**chunk, **self._head, "usage": self._usage_fields}, self.usage, self._price)
 
     def _mend(self, chunk: dict[str, Any]) -> dict[str, Any]:
         """One chunk made to keep the contract: constant id, role first, finish reason explicit."""
@@ -246,9 +254,11 @@ class Rewriter:
             delta = choice.get("delta")
             delta = dict(delta) if isinstance(delta, dict) else {}
             index = choice.get("index", 0)
-            if index not in self._role_sent:
+            if not isinstance(index, int):
+                raise StreamError("a choice's index is no number")
+            if index not in self._role_sent and not self._fast:
                 self._role_sent.add(index)
-                delta = {"role": "assistant", **delta}
+                delta = {"role": "assistant"} | {k: v for k, v in delta.items() if k != "role" or v}
             reason = choice.get("finish_reason")
             self._finished = self._finished or reason is not None
             mended.append({"index": 0, **choice, "delta": delta, "finish_reason": reason})
@@ -268,6 +278,18 @@ def _payload(block: bytes) -> bytes | None:
     return lines[0].rstrip() if len(lines) == 1 else b"\n".join(lines)
 
 
+def _is_whole(event: bytes) -> bool:
+    """Whether the bytes after the last empty line are an event that only lacks its own."""
+    payload = _payload(event)
+    if payload is None or payload == b"[DONE]":
+        return payload is not None
+    try:
+        orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
 def _parse(payload: bytes) -> dict[str, Any]:
     try:
         chunk = orjson.loads(payload)
@@ -281,10 +303,16 @@ def _parse(payload: bytes) -> dict[str, Any]:
     return chunk
 
 
-def _conforms(first: dict[str, Any]) -> bool:
-    """Whether the first event shows an upstream whose bytes may pass as they are."""
+def _conforms(first: dict[str, Any], asked: bool) -> bool:
+    """Whether the first event shows an upstream whose bytes may pass as they are, its usage `asked` for or not."""
     choices = first.get("choices")
     if not (isinstance(choices, list) and choices and isinstance(first.get("id"), str) and first["id"]):
+        return False
+    if (
+        first.get("object") != "chat.completion.chunk"
+        or not first.get("created")
+        or (asked and "usage" not in first)
+    ):
         return False
     return all(
         isinstance(choice, dict)
