@@ -8,7 +8,9 @@ and ratios are taken within a round. Figures go to `build/bench/proxy.json`.
 import argparse
 import os
 import shutil
+import subprocess
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -51,16 +53,26 @@ def measure(bench: Bench, sections: set[str]) -> list[Figure]:
     cache_dir = bench.work / "encoder"
     with servers.upstream(bench.programs["upstream"], UPSTREAM_S) as direct:
         if "start" in sections:
-            say("start")
-            figures += footprint.starts(bench, direct.port, cache_dir) + footprint.imports()
+            figures += section(
+                "start", lambda: footprint.starts(bench, direct.port, cache_dir) + footprint.imports()
+            )
         if sections & LOADED:
             bench.who["direct"] = direct
-            figures += under_load(bench, sections, cache_dir)
+            figures += section("gateway", lambda: under_load(bench, sections, cache_dir))
     if "realised" in sections:
-        say("realised")
-        figures += realised.measure(bench.work, cache_dir)
+        figures += section("realised", lambda: realised.measure(bench.work, cache_dir))
     figures.append(Figure("the whole run", time.perf_counter() - begin, unit="s"))
     return figures
+
+
+def section(name: str, measure_it: Callable[[], list[Figure]]) -> list[Figure]:
+    """A section that cannot be measured does not take the others' figures with it."""
+    print(f"bench-proxy: {name}", flush=True)
+    try:
+        return measure_it()
+    except (BenchError, subprocess.SubprocessError) as error:
+        print(f"bench-proxy: {name} cannot be measured: {error}", flush=True)
+        return [Figure(f"{name}: all of its figures", None, goal="measured")]
 
 
 def under_load(bench: Bench, sections: set[str], cache_dir: Path) -> list[Figure]:
@@ -72,18 +84,15 @@ def under_load(bench: Bench, sections: set[str], cache_dir: Path) -> list[Figure
         bench.who["gateway"] = stack.enter_context(servers.running(start, bench.work))
         if sections & {"passthrough", "streams"}:
             start_peers(bench, stack, upstream_port)
-        if "passthrough" in sections:
-            say("passthrough")
-            figures += passthrough.measure(bench)
-        if "streams" in sections:
-            say("streams")
-            figures += streams.measure(bench)
-        if "routed" in sections:
-            say("routed")
-            figures += routed.measure(bench)
-        if "memory" in sections:
-            say("memory")
-            figures += footprint.memory(bench)
+        parts = {
+            "passthrough": passthrough.measure,
+            "streams": streams.measure,
+            "routed": routed.measure,
+            "memory": footprint.memory,
+        }
+        for name, part in parts.items():
+            if name in sections:
+                figures += section(name, lambda part=part: part(bench))  # type: ignore[misc]
         figures.append(bench.failures())
     return figures
 
@@ -112,10 +121,6 @@ def others_busy() -> Figure:
 def _ticks() -> tuple[int, int]:
     numbers = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     return sum(numbers), numbers[3] + numbers[4]  # idle and waiting for the disk
-
-
-def say(section: str) -> None:
-    print(f"bench-proxy: {section}", flush=True)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ from recorded import Floats, Recorded
 from report import Figure, judged
 from served import Place
 
+from training.roster import ROSTER
+
 DATASETS = ("mmlu_pro", "llmrouter")
 RESAMPLES = 1000
 CLIENTS = 8
@@ -52,7 +54,8 @@ def measure(work: Path, cache_dir: Path) -> list[Figure]:
         trained = _train(dataset, work)
         for label, artifact in (("trained on its train split", trained), ("shipped default", "default")):
             place = Place(work / f"realised-{dataset}-{label.split()[0]}", cache_dir)
-            sent = _send(_experts(table, replay), table.prompts, place, artifact)
+            experts = _experts(table, replay, known=artifact != "default")
+            sent = _send(experts, table.prompts, place, artifact)
             figures += judge(f"{dataset}, {label}", table, sent)
     return figures
 
@@ -65,12 +68,13 @@ def _train(dataset: str, work: Path) -> str:
     return str(out)
 
 
-def _experts(table: Recorded, replay: Path) -> list[dict[str, Any]]:
+def _experts(table: Recorded, replay: Path, *, known: bool) -> list[dict[str, Any]]:
+    """`known`: the artifact calls the models what the table does; else `like` says what they are."""
     return [
         {
             "name": model,
             "kind": "simulated",
-            "like": model,
+            "like": model if known else ROSTER[model][0],
             "price": {"input": price_in, "output": price_out},
             "replay": {"table": str(replay), "model": model},
             "ttft_s": 1e-4,
