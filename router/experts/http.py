@@ -72,6 +72,9 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
 
     def data_received(self, data: bytes) -> None:
+        if self._complete:
+            self._fail("garbage", "the server went on after the end of its answer")
+            return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -244,25 +247,26 @@ class Origin:
         """Sends a request and waits for its head (streaming) or for the whole answer.
 
         `timeout_s` bounds everything until then. A kept-alive connection that the server closed while we wrote
-        is replaced once: no byte of an answer had come. Raises `TransportError`.
+        is replaced once, by a new one: no byte of an answer had come. Raises `TransportError`.
         """
         connection: Connection | None = None
         try:
             async with asyncio.timeout(timeout_s):
                 await self._slots.acquire()
                 try:
-                    while True:
-                        connection = self._reuse() or await self._connect()
-                        stale = connection.used
-                        connection.send(head, body, streaming=streaming)
-                        try:
-                            await connection.wait(until_complete=not streaming)
-                        except TransportError as error:
-                            if stale and error.stage == "cut" and not connection.status:
-                                self._open.discard(connection)
-                                continue
+                    connection = self._reuse() or await self._connect()
+                    stale = connection.used
+                    connection.send(head, body, streaming=streaming)
+                    try:
+                        await connection.wait(until_complete=not streaming)
+                    except TransportError as error:
+                        if not stale or error.stage != "cut" or connection.status:
                             raise
-                        return Exchange(self, connection)
+                        self._drop(connection)
+                        connection = await self._connect()
+                        connection.send(head, body, streaming=streaming)
+                        await connection.wait(until_complete=not streaming)
+                    return Exchange(self, connection)
                 except BaseException:
                     self._slots.release()
                     raise
@@ -292,8 +296,8 @@ class Origin:
                 )
         except TimeoutError:
             raise TransportError("connect", f"no connection to {self.authority} in time") from None
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
+        except (OSError, UnicodeError) as error:  # UnicodeError: a host that is no name
+            reason = getattr(error, "strerror", None) or type(error).__name__
             raise TransportError("connect", f"no connection to {self.authority}: {reason}") from error
         self._open.add(connection)
         return connection

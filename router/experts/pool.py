@@ -11,6 +11,7 @@ from router.types import ExpertSpec
 FAILURES_TO_REST = 3
 FIRST_REST_S = 2.0
 LONGEST_REST_S = 60.0
+MOST_DOUBLINGS = 5
 
 
 @dataclass(slots=True)
@@ -46,9 +47,10 @@ class Health:
     def fail(self, now: float, retry_after_s: float | None) -> None:
         self.failures += 1
         if retry_after_s is not None:
-            self.until = now + min(retry_after_s, LONGEST_REST_S)
-        elif self.trying or self.failures >= FAILURES_TO_REST:
-            self.until = now + min(FIRST_REST_S * 2**self.rests, LONGEST_REST_S)
+            self.until = max(self.until, now + min(retry_after_s, LONGEST_REST_S))
+        elif self.trying or (self.failures >= FAILURES_TO_REST and now >= self.until):
+            # calls that were under way when a rest began, and named ones meanwhile, do not lengthen it
+            self.until = now + min(FIRST_REST_S * 2 ** min(self.rests, MOST_DOUBLINGS), LONGEST_REST_S)
             self.rests += 1
         self.trying = False
 
