@@ -13,6 +13,7 @@ from gateway.chat import Chat, Exchange
 from gateway.errors import Failure, describe, failure, internal
 from gateway.service import Service
 from gateway.surfaces import api
+from gateway.wire import ClientGone
 from router.config import Settings
 from router.errors import PointsmanError
 from router.experts.pool import PoolError
@@ -30,7 +31,15 @@ class Application(FastAPI):
         if scope["type"] == "http" and scope["path"] == CHAT_PATH and scope["method"] == "POST":
             await self.chat(scope, receive, send)
         else:
+            await self._other(scope, receive, send)
+
+    async def _other(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
             await super().__call__(scope, receive, send)
+        except Exception:
+            # an HTTP request's is told and logged by `_unforeseen`; the server would log it again, message and all
+            if scope["type"] != "http":
+                raise
 
 
 def create_app(settings: Settings) -> Application:
@@ -51,6 +60,7 @@ def create_app(settings: Settings) -> Application:
     app.include_router(api)
     app.add_exception_handler(PointsmanError, _ours)
     app.add_exception_handler(PoolError, _ours)
+    app.add_exception_handler(ClientGone, _gone)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _unforeseen)
     _document_chat(app)
@@ -71,11 +81,17 @@ async def _ours(request: Request, error: Exception) -> Response:
     return _respond(request, answer)
 
 
+async def _gone(request: Request, _: Exception) -> Response:
+    log.info("path=%s gone", request.url.path)
+    return Response(status_code=499)  # nobody reads it
+
+
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    if error.status_code == 404:
+    there = request.url.path == CHAT_PATH  # which is no route of FastAPI's
+    if error.status_code == 404 and not there:
         return _respond(request, failure(404, f"no such path: {request.url.path[:200]}", code="path_not_found"))
-    if error.status_code == 405:
+    if error.status_code == 405 or there:
         message = f"{request.method} is not allowed on {request.url.path[:200]}"
         return _respond(request, failure(405, message, code="method_not_allowed"))
     return _respond(request, failure(error.status_code, str(error.detail)))

@@ -15,12 +15,11 @@ from typing import Any
 import orjson
 
 from gateway.chat_request import ChatRequest, parse_chat
-from gateway.errors import Failure, RequestTimeout, describe, internal, stream_error
+from gateway.errors import Failure, describe, internal, stream_error
 from gateway.service import Service
+from gateway.wire import JSON, ClientGone, Headers, read_body, send_failure, until_gone
 from router.errors import (
-    BodyTooLarge,
     ExpertError,
-    InvalidRequest,
     NoExpertFits,
     NoHealthyExpert,
     PointsmanError,
@@ -32,17 +31,10 @@ from router.types import Decision, Usage, Wishes
 
 log = logging.getLogger("pointsman")
 
-Headers = list[tuple[bytes, bytes]]
 SURFACE = "chat/completions"
-BODY_TIMEOUT_S = 60.0
 MARGIN_S = 0.5  # taken off the client's own read timeout, so that our answer comes before it gives up
 _REQUEST_ID = re.compile(rb"[\w.\-]{1,128}")
-_JSON = (b"content-type", b"application/json")
 _EVENTS: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
-
-
-class ClientGone(Exception):
-    """The caller closed the connection; nobody is there to be told."""
 
 
 class Exchange:
@@ -117,7 +109,7 @@ class Chat:
             exchange.caller = service.keyring.caller(scope["headers"])
             data = await read_body(scope["headers"], receive, service.settings.limits.body_bytes)
             request = parse_chat(data, scope["headers"], service.chat_experts)
-            await self._until_gone(self._answer(exchange, request, scope["headers"], send), receive)
+            await until_gone(self._answer(exchange, request, scope["headers"], send), receive)
         except ClientGone:
             self._bill_unheard(exchange)
             log.info("request=%s caller=%s gone", exchange.request_id, exchange.caller)
@@ -132,29 +124,6 @@ class Chat:
                 await self._refuse(exchange, internal(), error, send)
         finally:
             service.metrics.in_flight.dec()
-
-    async def _until_gone(self, work: Any, receive: Any) -> None:
-        """Runs `work` in this task; cancels it, and raises `ClientGone`, when the caller closes the connection."""
-        task = asyncio.current_task()
-        assert task is not None
-        gone = False
-
-        async def watch() -> None:
-            nonlocal gone
-            while (await receive())["type"] != "http.disconnect":
-                pass
-            gone = True
-            task.cancel()
-
-        watcher = asyncio.get_running_loop().create_task(watch())
-        try:
-            await work
-        except asyncio.CancelledError:
-            if gone and not task.uncancel():
-                raise ClientGone from None
-            raise
-        finally:
-            watcher.cancel()
 
     async def _answer(self, exchange: Exchange, request: ChatRequest, headers: Headers, send: Any) -> None:
         service = self._service
@@ -251,7 +220,7 @@ class Chat:
         if exchange.wishes.explain and body.endswith(b"}"):
             body = body[:-1] + b',"pointsman":' + orjson.dumps(decision_json(exchange.decision)) + b"}"
         headers = [
-            _JSON,
+            JSON,
             (b"content-length", b"%d" % len(body)),
             *exchange.headers(),
             *exchange.routed(served.expert, cost_nano),
@@ -316,48 +285,6 @@ class Chat:
             type(error).__name__,
         )
         await send_failure(failure, exchange.headers(), send)
-
-
-async def send_failure(failure: Failure, headers: Headers, send: Any) -> None:
-    length = (b"content-length", b"%d" % len(failure.body))
-    all_headers = [_JSON, length, *headers, *failure.headers]
-    await send({"type": "http.response.start", "status": failure.status, "headers": all_headers})
-    await send({"type": "http.response.body", "body": failure.body})
-
-
-async def read_body(headers: Headers, receive: Any, limit: int) -> bytes:
-    """The whole body. Raises `BodyTooLarge`, `RequestTimeout`, `InvalidRequest` or `ClientGone`."""
-    for name, value in headers:
-        if name == b"content-length" and value.isdigit() and int(value) > limit:
-            raise BodyTooLarge(f"the body of {int(value)} bytes is larger than the limit of {limit}")
-        if name == b"content-encoding" and value.lower() != b"identity":
-            raise InvalidRequest("content-encoding: send the body uncompressed")
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body"):
-        body: bytes = message.get("body", b"")
-        if len(body) > limit:
-            raise BodyTooLarge(f"the body is larger than the limit of {limit} bytes")
-        return body
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            return await _read_on(message, receive, limit)
-    except TimeoutError:
-        raise RequestTimeout(f"the body did not arrive within {BODY_TIMEOUT_S:g} s") from None
-
-
-async def _read_on(message: Any, receive: Any, limit: int) -> bytes:
-    parts = []
-    size = 0
-    while True:
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > limit:
-            raise BodyTooLarge(f"the body is larger than the limit of {limit} bytes")
-        if not message.get("more_body"):
-            return b"".join(parts)
-        message = await receive()
 
 
 def decision_json(decision: Decision) -> dict[str, Any]:

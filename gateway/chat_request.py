@@ -93,7 +93,7 @@ def parse_chat(data: bytes, headers: Sequence[tuple[bytes, bytes]], experts: Seq
     tools = body.get("tools") or body.get("functions")
     if tools:
         needs.add("tools")
-        tokens += len(orjson.dumps(tools)) // 4
+        tokens += _weigh_tools(tools)
     response_format = body.get("response_format")
     if response_format and response_format.get("type") in ("json_object", "json_schema"):
         needs.add("json")
@@ -173,6 +173,13 @@ def _weigh(messages: list[Any]) -> tuple[int, set[str]]:
                 param=f"messages[{i}].content",
             )
     return tokens + size // 4, needs
+
+
+def _weigh_tools(tools: Any) -> int:
+    try:
+        return len(orjson.dumps(tools)) // 4
+    except orjson.JSONEncodeError:
+        raise InvalidRequest("tools: nested too deeply", param="tools") from None
 
 
 def _weigh_part(part: Any, i: int, needs: set[str]) -> tuple[int, bool]:

@@ -22,10 +22,6 @@ class Unauthorized(PointsmanError):
     """No key, or a wrong one: the caller is told the same in both cases."""
 
 
-class RequestTimeout(PointsmanError):
-    """The caller's body did not arrive in time."""
-
-
 @dataclass(frozen=True, slots=True)
 class Failure:
     """An error answer, ready to be sent."""
@@ -64,8 +60,6 @@ def describe(error: PointsmanError | PoolError) -> Failure:
         return failure(_request_status(error), error.message, param=error.param, code=error.code)
     if isinstance(error, Unauthorized):
         return failure(401, str(error), code="invalid_api_key")
-    if isinstance(error, RequestTimeout):
-        return failure(408, str(error), code="request_timeout")
     if isinstance(error, NoHealthyExpert):
         answer = failure(503, str(error), code="no_healthy_expert")
         answer.headers.extend(_retry_after(error.retry_after_s))

@@ -46,10 +46,13 @@ def http_server(app: FastAPI) -> "uvicorn.Server":
     """A server for an application whose lifespan is entered already."""
     import uvicorn
 
-    return uvicorn.Server(
+    from gateway.protocol import Protocol, Server
+
+    return Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=Protocol,
+            ws="none",
             lifespan="off",
             access_log=False,
             proxy_headers=False,

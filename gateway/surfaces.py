@@ -7,11 +7,12 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
 
-from gateway.chat import Exchange, decision_json, read_body
+from gateway.chat import Exchange, decision_json
 from gateway.chat_request import ROUTED, parse_chat
 from gateway.embeddings import SURFACE, call_of, encode_locally, parse_embeddings
 from gateway.metrics import CONTENT_TYPE
 from gateway.service import Service
+from gateway.wire import read_body, until_gone
 from router.errors import UnknownModel
 from router.experts.pool import PoolError
 
@@ -121,7 +122,7 @@ async def route(body: Body, request: Request, service: In, exchange: Known) -> R
 
 
 @api.post("/v1/embeddings", openapi_extra=_OBJECT)
-async def embeddings(body: Body, service: In, exchange: Known) -> Response:
+async def embeddings(body: Body, request: Request, service: In, exchange: Known) -> Response:
     """OpenAI's embeddings, from an embedding expert or the local encoder."""
     encoder = service.encoder
     parsed = parse_embeddings(body, service.embedding_experts, encoder.name if encoder is not None else None)
@@ -134,7 +135,8 @@ async def embeddings(body: Body, service: In, exchange: Known) -> Response:
     call = call_of(parsed, service, exchange.request_id)
     exchange.decision = service.router.named(parsed.expert)
     try:
-        served = await service.pool.ask(call, [parsed.expert], attempts=1, streaming=False)
+        asking = service.pool.ask(call, [parsed.expert], attempts=1, streaming=False)
+        served = await until_gone(asking, request.receive)
     except PoolError as error:
         exchange.attempts = error.attempts
         service.missed(parsed.expert, error.last.kind)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import http.client
+import logging
 import socket
 import threading
 import time
@@ -51,7 +52,7 @@ class Gateway:
         self._open = contextlib.AsyncExitStack()
         on(loop, self._start(settings))
         self.url = f"http://127.0.0.1:{self.port}"
-        self.client = httpx.Client(base_url=self.url, timeout=WAIT_S, trust_env=False)
+        self.client = httpx.Client(base_url=self.url, timeout=WAIT_S, trust_env=False, verify=False)
 
     async def _start(self, settings: dict[str, Any]) -> None:
         bound = bind("127.0.0.1", 0)
@@ -101,6 +102,10 @@ class Gateway:
             for sample in family.samples
             if sample.name == name and labels.items() <= sample.labels.items()
         )
+
+    def busy(self) -> int:
+        """Requests that the server has begun to pass on and not ended."""
+        return len(self._server.server_state.tasks)
 
     def connect(self) -> socket.socket:
         """A bare connection, for clients that no library would write."""
@@ -205,6 +210,24 @@ def world(other_loop: Loop, artifact: Path, redis_url: str) -> Iterator[World]:
 @pytest.fixture
 def gateway(world: World) -> Gateway:
     return world.start()
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """Every line of whatever log, tracebacks included: the server's logger does not hand its lines on."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(handler.format(record))  # type: ignore[method-assign]
+    handler.addFilter(lambda record: record.name != "httpx")  # the tests' own client
+    loggers = {name: logging.getLogger(name) for name in ("", "uvicorn")}
+    levels = {name: logger.level for name, logger in loggers.items()}
+    for logger in loggers.values():
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    yield lines
+    for name, logger in loggers.items():
+        logger.removeHandler(handler)
+        logger.setLevel(levels[name])
 
 
 @pytest.fixture

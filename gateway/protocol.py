@@ -1,0 +1,88 @@
+"""uvicorn's connection, with bounds on what a client may make it hold, and errors as the contract words them.
+
+uvicorn bounds neither the size of a request's head nor the time that a request may take to arrive.
+"""
+
+import asyncio
+import re
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.errors import failure
+
+HEAD_BYTES = 64 * 1024
+REQUEST_TIMEOUT_S = 60.0  # from a request's first byte, or from connecting, to its last
+#: Java's own client offers HTTP/2 with every request. We take no such offer, and the parser would stop before the
+#: body if it saw one. JSON has no unescaped line end before a word, so no body is touched.
+_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection. `waits_since` is when the request that is still arriving began to; None: none is."""
+
+    waits_since: float | None = None
+    _head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.waits_since = self.loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        if b"pgrade:" in data:
+            data = _UPGRADE.sub(b"\r\nx-upgrade:", data)
+        super().data_received(data)
+        cycle = self.cycle
+        if cycle is None or cycle.scope is not self.scope:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:
+                self._turn_away(431, f"the headers are larger than {HEAD_BYTES} bytes", "headers_too_large")
+        elif not cycle.more_body or cycle.response_complete:
+            self._head_bytes = 0
+            self.waits_since = None
+            return
+        if self.waits_since is None:
+            self.waits_since = self.loop.time()
+
+    def turn_away_late(self, now: float) -> None:
+        """Closes the connection where its request takes too long to arrive."""
+        if self.waits_since is None or now - self.waits_since < REQUEST_TIMEOUT_S:
+            return
+        if self.flow.read_paused or not self._may_answer():
+            self.waits_since = now  # it is we who are not ready for it
+        else:
+            self._turn_away(408, f"the request did not arrive within {REQUEST_TIMEOUT_S:g} s", "request_timeout")
+
+    def send_400_response(self, msg: str) -> None:
+        self._turn_away(400, "this is no HTTP request", "invalid_http")
+
+    def _may_answer(self) -> bool:
+        """Whether no answer is under way that a word of ours would spoil."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            return True
+        return cycle.scope is self.scope and not cycle.response_started
+
+    def _turn_away(self, status: int, message: str, code: str) -> None:
+        if self.transport.is_closing():
+            return
+        if self._may_answer():
+            body = failure(status, message, code=code).body
+            head = (
+                b"HTTP/1.1 %d \r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+            )
+            self.transport.write(head % (status, len(body)) + body)
+        self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """Looks once a second for requests that take too long to arrive, so that no request needs a timer."""
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:
+            now = asyncio.get_running_loop().time()
+            connections: set[Any] = self.server_state.connections
+            for connection in list(connections):
+                connection.turn_away_late(now)
+        return await super().on_tick(counter)
