@@ -157,7 +157,10 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Queries:
-    """A batch of queries, columnar. `prompts` and `domains` are only there in training and evaluation."""
+    """A batch of queries, columnar. `prompts` are what was embedded; an artifact's reference has none.
+
+    `domains` are only there in training and evaluation.
+    """
 
     embeddings: Floats  # [n, d] float32, unit rows
     input_tokens: Floats  # [n]
