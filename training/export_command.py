@@ -1,0 +1,34 @@
+"""The command `pointsman export`. Everything heavy is imported when it runs."""
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("artifact")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The file to write.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("npz", "csv")),
+    default="npz",
+    show_default=True,
+    help="npz: all arrays, and a card in JSON beside them. csv: what there is per expert.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
+def export(artifact: str, out: Path, form: str, as_json: bool) -> None:
+    """Writes an ARTIFACT's policy as plain files for other code; `default` is the one that ships."""
+    from policies import default_artifact
+    from training.export import export_csv, export_npz
+
+    folder = Path(artifact)
+    if artifact == "default" and not folder.exists():
+        folder = default_artifact()
+    written = (export_csv if form == "csv" else export_npz)(folder, out)
+    if as_json:
+        click.echo(json.dumps({"format": form, "files": {str(path): path.stat().st_size for path in written}}))
+    else:
+        for path in written:
+            click.echo(f"wrote {path}", err=True)
