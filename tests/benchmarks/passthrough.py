@@ -1,4 +1,7 @@
-"""A named expert, no streaming: how many requests one core passes through, and how long the slowest wait."""
+"""A named expert, no streaming: how many requests one core passes through, and how long the slowest wait.
+
+Per CPU second means of the server and its children: what is left of the figures where other work has the core too.
+"""
 
 import prompts
 from bench import Bench
@@ -23,6 +26,16 @@ def measure(bench: Bench) -> list[Figure]:
         over_rounds("pass-through, 16 concurrent: gateway", ours, "requests/s"),
         over_rounds("pass-through, 16 concurrent: LiteLLM's proxy", rps.get("litellm", []), "requests/s"),
         over_rounds("pass-through, 16 concurrent: barest FastAPI + aiohttp", rps["barest"], "requests/s"),
+        ratio_of(
+            "pass-through, 16 concurrent, per CPU second: against LiteLLM's proxy",
+            per_core.get("gateway", []),
+            per_core.get("litellm", []),
+        ),
+        ratio_of(
+            "pass-through, 16 concurrent, per CPU second: against the barest",
+            per_core.get("gateway", []),
+            per_core["barest"],
+        ),
         over_rounds(
             "pass-through, 16 concurrent, per CPU second: gateway", per_core.get("gateway", []), "requests"
         ),
