@@ -81,8 +81,10 @@ HELLO = [chunk("", role="assistant"), chunk("Hel"), chunk("lo"), chunk(finish="s
 DONE = b"data: [DONE]\n\n"
 
 
-def sse(data: dict[str, Any], *, spaced: bool = False, eol: str = "\n", prefix: str = "data: ") -> bytes:
-    text = json.dumps(data) if spaced else json.dumps(data, separators=(",", ":"))
+def sse(
+    data: dict[str, Any], *, spaced: bool = False, eol: str = "\n", prefix: str = "data: ", ascii: bool = True
+) -> bytes:
+    text = json.dumps(data, separators=None if spaced else (",", ":"), ensure_ascii=ascii)
     return f"{prefix}{text}{eol}{eol}".encode()
 
 

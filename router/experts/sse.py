@@ -181,7 +181,7 @@ class Rewriter:
             or not (data.startswith(b"data: {") and data.endswith(b"}\n\n"))
             or (events > 1 and data.count(b"}\n\ndata: {") != events - 1)
         ):
-            return self._each(data)
+            return self._mixed(data)
         if self._events < PROBATION_EVENTS and data.count(self._id) < events:
             self._fast = False  # an id of its own on every event: each must be given the first one's
             return self._each(data)
@@ -189,6 +189,15 @@ class Rewriter:
         if not self._finished:
             self._finished = self._reason in data
         return self._dress(data)
+
+    def _mixed(self, data: bytes) -> bytes:
+        """A read with odd events: what comes before the first of them still passes as it is."""
+        odd = [at for mark in (self._has_usage, b'"error":', b"data: [DONE]") if (at := data.find(mark)) >= 0]
+        cut = data.rfind(b"\n\n", 0, min(odd, default=0)) + 2
+        if cut < 2:
+            return self._each(data)
+        out = self._pass(data[:cut])
+        return out if self.failure is not None else out + self._each(data[cut:])
 
     def _dress(self, data: bytes) -> bytes:
         if self._old_model != self._new_model:
