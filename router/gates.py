@@ -26,7 +26,7 @@ Array = Any  # of any library that keeps the array API; the standard names no ty
 
 #: The gates of `router.balanced_gates`. There a caller can crowd an expert and so change, and observe, what becomes
 #: of another's query in the same batch ("Buffer Overflow in Mixture of Experts"). So the gateway may use them only
-#: for experts that belong to one owner, on that owner's queries: whatever lets a gate be configured checks its name here.
+#: for experts that belong to one owner, on that owner's queries; whoever lets a gate be chosen checks it here.
 ACROSS_QUERIES: frozenset[str] = frozenset(
     {"balanced_assignment", "expert_choice", "selective_sinkhorn", "within_capacity"}
 )
