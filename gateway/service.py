@@ -20,7 +20,7 @@ from router.config import (
     SimulatedSettings,
 )
 from router.embedding import Encoder
-from router.errors import ConfigError
+from router.errors import ConfigError, PointsmanError
 from router.experts.base import Expert
 from router.experts.pool import Pool
 from router.experts.prices import PriceMap, describe
@@ -64,8 +64,12 @@ def load_encoder(settings: EncoderSettings, artifact: Artifact) -> Encoder | Non
     if artifact.encoder is None:
         return None
     encoder = Encoder(settings)
-    encoder.load()
-    check_encoder(artifact, encoder.name, encoder.revision, encoder.dimension)
+    try:
+        encoder.load()
+        check_encoder(artifact, encoder.name, encoder.revision, encoder.dimension)
+    except PointsmanError:
+        encoder.close()  # its thread must not outlive it into the interpreter's end
+        raise
     return encoder
 
 
