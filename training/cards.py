@@ -11,6 +11,8 @@ from training.data import TRAIN
 #: Scored training prompts per model. Below the first, noise chooses; from the second, policies that shrink towards
 #: means win; the third is where those with many parameters begin to.
 LEAST, ENOUGH, PLENTY = 100, 300, 1_000
+#: Models that were scored on this share of the prompts are compared with each other and the oracle.
+COVERED = 0.8
 
 Answer = Literal["enough", "thin", "not enough"]
 
@@ -124,7 +126,11 @@ def judge(models: list[Model], splits: Mapping[str, int], headroom: Headroom | N
         reasons.append(f"{held_out:,} held-out prompts: a mean score is known to within about {half:.3f}")
     else:
         reasons.append("no prompt is held out: a policy could not be judged")
-    if headroom is not None:
+    if headroom is None and len(models) > 1:
+        reasons.append(
+            f"no two models were scored on the same {COVERED:.0%} of the prompts: `evaluate` cannot compare them"
+        )
+    elif headroom is not None:
         won = headroom.oracle_score - headroom.best_score
         reasons.append(
             f"choosing perfectly would win {won:.3f} over always {headroom.best!r} ({headroom.best_score:.3f}); "

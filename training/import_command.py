@@ -70,7 +70,7 @@ def import_(
     )
     names = _renamed(rename)
     files = [RecordFile(path, encoding, trust_pickle, names) for path in paths]
-    with Progress(console=console, transient=True) as bar:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("importing", total=1.0)
         summary = import_files(
             files, out, rules, format_name=format_name, progress=lambda share: bar.update(task, completed=share)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from router.errors import DataError
 from router.types import Floats
-from training.cards import ArtifactCard, Expert, Headroom, Model, PairsCard, TableCard, judge
+from training.cards import COVERED, ArtifactCard, Expert, Headroom, Model, PairsCard, TableCard, judge
 from training.data import TRAIN
 from training.data import _cost as cost_of
 from training.data import _hashed_split as hashed_split
@@ -19,9 +19,6 @@ from training.data import _means as means_by
 from training.importers import detect
 from training.records import RecordFile
 from training.source import Batch, batches
-
-#: Models that were scored on this share of the prompts are compared with the oracle.
-COVERED = 0.8
 
 
 def inspect_artifact(folder: Path) -> ArtifactCard:

@@ -1,6 +1,7 @@
 """Writes outcomes, or judgments, to one Parquet file: checked, split by prompt, and there whole or not at all."""
 
 import hashlib
+import math
 import os
 import re
 import uuid
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from router.errors import DataError
 from training.data import _hashed_split as hashed_split
 from training.importers.base import Importer, Judgment, Row
+from training.records import Record
 
 BATCH_ROWS = 32_768
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -121,59 +123,57 @@ class OutcomeFile:
         self._rules = rules
         self._dimension: int | None = None
         self._rows: list[dict[str, Any]] = []
-        self._places: list[str] = []
+        self._places: list[Record] = []
         self._calls: list[tuple[str, str] | None] = []
         self._prompts, self._cells, self._ids = Seen(), Seen(), Seen()
 
     def add(self, row: Row | Judgment, form: Importer) -> None:
         """Takes what `form` read. Raises `DataError` naming file, row and column for a score out of range."""
-        fields = self._judgment(row) if isinstance(row, Judgment) else self._outcome(row)
-        fields["dataset"] = self._rules.dataset or form.name
-        self._rows.append({name: _storable(value) for name, value in fields.items()})
-        self._places.append(f"{row.record.path}, row {row.record.row}")
-        self._calls.append((str(row.query_id), _models(fields)) if form.unique_ids and row.query_id else None)
-        if len(self._rows) == BATCH_ROWS:
-            self.flush()
-
-    def _common(self, row: Row | Judgment, key: str) -> dict[str, Any]:
-        return {
-            "query_id": row.query_id or f"{_digest(key):016x}",
-            "prompt": row.prompt,
-            "domain": row.domain or "",
+        # a row without a prompt is known by its vector
+        key = row.prompt if row.prompt is not None else _vector_key(row)
+        fields: dict[str, Any] = {
+            "dataset": self._rules.dataset or form.name,
+            "query_id": _storable(row.query_id or f"{_digest(key):016x}"),
+            "prompt": row.prompt if row.prompt is None else _storable(row.prompt),
+            "domain": _storable(row.domain or ""),
             "source": row.record.path.name,
             "split": hashed_split(key),
         }
+        fields |= self._judgment(row) if isinstance(row, Judgment) else self._outcome(row)
+        self._rows.append(fields)
+        self._places.append(row.record)
+        self._calls.append((str(row.query_id), _models(fields)) if form.unique_ids and row.query_id else None)
+        if len(self._rows) == BATCH_ROWS:
+            self.flush()
 
     def _outcome(self, row: Row) -> dict[str, Any]:
         if row.embedding is not None:
             self._dimension = self._dimension or len(row.embedding)
             if len(row.embedding) != self._dimension:
                 raise row.record.error("embedding", f"{len(row.embedding)} numbers, others have {self._dimension}")
-        # a row without a prompt is known by its vector
-        key = row.prompt if row.prompt is not None else np.asarray(row.embedding, dtype=np.float32).tobytes().hex()
-        fields = self._common(row, key)
+        cost, kind = self._cost(row)
+        fields = {
+            "model": _storable(row.model),
+            "score": _known(self._score(row)),
+            "input_tokens": _whole(row.input_tokens),
+            "output_tokens": _whole(row.output_tokens),
+            "cost_usd": _known(cost),
+            "latency_s": _known(row.latency_s),
+            "cost_kind": kind,
+            "propensity": _known(row.propensity),
+            "ttft_s": _known(row.ttft_s),
+            "embedding": row.embedding,
+        }
         if self._rules.keep_split and row.split:
             fields["split"] = row.split
-        cost, kind = self._cost(row)
-        numbers = {"cost_usd": cost, "latency_s": row.latency_s, "propensity": row.propensity, "ttft_s": row.ttft_s}
-        tokens = {"input_tokens": row.input_tokens, "output_tokens": row.output_tokens}
-        return {
-            **fields,
-            "model": row.model,
-            "score": _known(self._score(row)),
-            "cost_kind": kind,
-            "embedding": row.embedding,
-            **{name: _known(value) for name, value in numbers.items()},
-            **{name: None if np.isnan(value) else round(value) for name, value in tokens.items()},
-        }
+        return fields
 
     def _judgment(self, row: Judgment) -> dict[str, Any]:
-        sides = {"model_a": row.model_a, "model_b": row.model_b, "winner": row.winner}
-        return self._common(row, row.prompt) | sides
+        return {"model_a": _storable(row.model_a), "model_b": _storable(row.model_b), "winner": row.winner}
 
     def _score(self, row: Row) -> float:
         low, high = self._rules.scale
-        if np.isnan(row.score):
+        if math.isnan(row.score):
             return row.score
         if not low <= row.score <= high:
             column = row.score_column
@@ -185,13 +185,13 @@ class OutcomeFile:
         return (row.score - low) / (high - low)
 
     def _cost(self, row: Row) -> tuple[float, str]:
-        if not np.isnan(row.cost_usd):
+        if not math.isnan(row.cost_usd):
             return row.cost_usd, row.cost_kind or "given"
         if row.model not in self._rules.prices:
             return float("nan"), ""
         price_in, price_out, hides = self._rules.prices[row.model]
         cost = (row.input_tokens * price_in + row.output_tokens * price_out) / 1e6
-        return cost, "" if np.isnan(cost) else "lower_bound" if hides else "derived"
+        return cost, "" if math.isnan(cost) else "lower_bound" if hides else "derived"
 
     def flush(self) -> None:
         """Writes what is waiting."""
@@ -216,7 +216,8 @@ class OutcomeFile:
         cells = _digests((_prompt_key(self._rows[i]), _models(self._rows[i])) for i in rows)
         fresh = self._cells.fresh(cells)
         if not fresh.all() and self._rules.duplicates == "error":
-            raise DataError(f"{self._places[rows[int(fresh.argmin())]]}: repeats a model on a prompt")
+            place = self._places[rows[int(fresh.argmin())]]
+            raise DataError(f"{place.path}, row {place.row}: repeats a model on a prompt")
         self.counts.repeats += int((~fresh).sum())
         if self._rules.duplicates == "drop":
             keep[rows[~fresh]] = False
@@ -261,17 +262,25 @@ def opened(path: Path, rules: Rules, judges: bool, vectors: bool) -> Iterator[Ou
             if not file.counts.rows:
                 raise DataError("there is no outcome to write")
     except (OSError, pyarrow.ArrowException) as error:
-        why = getattr(error, "strerror", None) or error
+        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
         raise DataError(f"cannot write {path}: {why}; nothing of it was left behind") from error
 
 
-def _storable(value: Any) -> Any:
+def _storable(text: str) -> str:
     """Half of an emoji, cut off by a length limit, is nothing that a file could hold as text."""
-    return LONE_SURROGATE.sub("\ufffd", value) if isinstance(value, str) and not value.isascii() else value
+    return text if text.isascii() else LONE_SURROGATE.sub("\ufffd", text)
 
 
 def _known(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+    return None if math.isnan(value) else value
+
+
+def _whole(value: float) -> int | None:
+    return None if math.isnan(value) else round(value)
+
+
+def _vector_key(row: Row) -> str:
+    return np.asarray(row.embedding, dtype=np.float32).tobytes().hex()
 
 
 def _prompt_key(row: Mapping[str, Any]) -> str:

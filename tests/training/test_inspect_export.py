@@ -151,6 +151,14 @@ def test_a_model_without_any_score_is_not_enough(tmp_path: Path) -> None:
     assert "silent" in verdict["reasons"][0]
 
 
+def test_models_that_saw_different_prompts_cannot_be_compared(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("prompt,model,score\n" + "".join(f"prompt {i},{'xy'[i % 2]},1\n" for i in range(900)))
+    card = card_of(path)
+    assert card["headroom"] is None
+    assert any("scored on the same 80%" in reason for reason in card["verdict"]["reasons"])
+
+
 def test_a_table_is_shown_on_a_screen_with_its_verdict(tmp_path: Path) -> None:
     shown = run(inspect, table(tmp_path / "t.csv", 500)).stdout
     assert "enough to train a policy on" in shown
