@@ -192,6 +192,14 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def upstream(other_loop: Loop) -> Iterator[Upstream]:
+    """One without a gateway."""
+    upstream = Upstream(other_loop)
+    yield upstream
+    upstream.stop()
+
+
+@pytest.fixture
 def world(other_loop: Loop, artifact: Path, redis_url: str) -> Iterator[World]:
     small, large = Upstream(other_loop), Upstream(other_loop)
     settings = {

@@ -6,6 +6,7 @@ coroutine function of a `Wire`; those that most tests need are functions here th
 
 import asyncio
 import json
+import ssl
 import threading
 import time
 from collections import deque
@@ -193,16 +194,16 @@ async def polite(wire: Wire) -> None:
 class Upstream:
     """Runs on `loop`, another thread's; everything else is called from the test's own thread."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, tls: ssl.SSLContext | None = None) -> None:
         self.always: Behaviour = polite
         self.requests: list[Received] = []
         self.connections = 0
         self._script: deque[Behaviour] = deque()
         self._loop = loop
         self._open: set[asyncio.StreamWriter] = set()
-        self._server = self._run(asyncio.start_server(self._serve, "127.0.0.1", 0, limit=2**22))
+        self._server = self._run(asyncio.start_server(self._serve, "127.0.0.1", 0, limit=2**22, ssl=tls))
         self.port: int = self._server.sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}/v1"
 
     def script(self, *behaviours: Behaviour) -> None:
         self._script.extend(behaviours)

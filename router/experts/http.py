@@ -95,13 +95,16 @@ class Connection(asyncio.Protocol):
 
     # the parser's side
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._header_bytes += len(name) + len(value)
+        self._header_bytes += len(name) + len(value) + 4
         if self._header_bytes > MAX_HEADER_BYTES:
             self._fail("garbage", "the answer's headers are too large")
             return
         self.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
+        if self._complete:
+            self._fail("garbage", "the server went on after the end of its answer")
+            return
         status = self._parser.get_status_code()
         if status < 200:
             return
