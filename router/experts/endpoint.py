@@ -1,6 +1,7 @@
 """Any OpenAI-compatible URL: OpenAI itself, vLLM, SGLang, Ollama, llama.cpp. The fast path."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,6 +16,8 @@ from router.types import ExpertSpec, Usage
 
 #: The list that an answer must hold, by surface.
 PROMISED = {"chat/completions": "choices", "embeddings": "data"}
+_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 
 
 class EndpointExpert(Expert):
@@ -32,20 +35,27 @@ class EndpointExpert(Expert):
         self._heads: dict[str, bytes] = {}
 
     async def open(self) -> None:
-        key = self._settings.api_key.read(f"experts.{self.spec.name}.api_key") if self._settings.api_key else None
-        self._origin = Origin(self._settings.url, connections=self._connections)
+        """Raises `ConfigError` for a key that is missing, and for a URL or a header that cannot be sent."""
+        where = f"experts.{self.spec.name}"
+        key = self._settings.api_key.read(f"{where}.api_key") if self._settings.api_key else None
+        try:
+            self._origin = Origin(self._settings.url, connections=self._connections)
+        except ValueError as error:
+            raise ConfigError(f"{where}.url: {error}") from error
         headers = {"host": self._origin.authority, "content-type": "application/json", "user-agent": "pointsman"}
         if key is not None:
             headers["authorization"] = f"Bearer {key}"
         headers |= {name.lower(): value for name, value in self._settings.headers.items()}
+        for name, value in headers.items():
+            if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+                raise ConfigError(f"{where}: the header {name!r} must be a name and printable ASCII")
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        if not lines.isascii() or lines.count("\n") != len(headers):
-            raise ConfigError(f"experts.{self.spec.name}: headers and keys are ASCII without line ends")
-        base = self._settings.url.split("://", 1)[1]
+        base, _, query = self._settings.url.split("://", 1)[1].partition("?")
         path = "/" + base.partition("/")[2].strip("/")
+        path, query = path.rstrip("/"), f"?{query}" if query else ""
         for surface in PROMISED:
-            self._heads[surface] = f"POST {path.rstrip('/')}/{surface} HTTP/1.1\r\n{lines}".encode()
-        self._probe_head = f"GET {path.rstrip('/')}/models HTTP/1.1\r\n{lines}content-length: 0\r\n\r\n".encode()
+            self._heads[surface] = f"POST {path}/{surface}{query} HTTP/1.1\r\n{lines}".encode()
+        self._probe_head = f"GET {path}/models{query} HTTP/1.1\r\n{lines}content-length: 0\r\n\r\n".encode()
 
     async def close(self) -> None:
         if self._origin is not None:
@@ -132,6 +142,8 @@ class EndpointExpert(Expert):
         return min(call.deadline, began + self._settings.first_byte_timeout_s)
 
     async def _exchange(self, call: Call, body: dict[str, Any], *, streaming: bool) -> Exchange:
+        if self._origin is None:
+            raise self._failed("connect", "is not open")
         try:
             data = orjson.dumps(body)
         except orjson.JSONEncodeError:
@@ -146,8 +158,7 @@ class EndpointExpert(Expert):
         return await self._sent(head, data, streaming=streaming, timeout_s=timeout_s)
 
     async def _sent(self, head: bytes, data: bytes, *, streaming: bool, timeout_s: float) -> Exchange:
-        if self._origin is None:
-            raise self._failed("connect", "is not open")
+        assert self._origin is not None
         try:
             return await self._origin.exchange(head, data, streaming=streaming, timeout_s=timeout_s)
         except TransportError as error:

@@ -231,11 +231,15 @@ class Connection(asyncio.Protocol):
 
 
 class Origin:
-    """A pool of connections to one scheme, host and port, most recently used first."""
+    """A pool of connections to one scheme, host and port, most recently used first.
+
+    Building one raises `ValueError` for a URL without a host or with a port that is none.
+    """
 
     def __init__(self, url: str, *, connections: int, connect_timeout_s: float = 5.0) -> None:
         parts = urlsplit(url)
-        assert parts.hostname is not None
+        if not parts.hostname:
+            raise ValueError("the URL has no host")
         self.host = parts.hostname
         self.tls = parts.scheme == "https"
         self.port = parts.port or (443 if self.tls else 80)

@@ -37,7 +37,7 @@ class StreamError(Exception):
 def usage_of(answer: dict[str, Any]) -> Usage | None:
     """The usage that an answer or a chunk reports; None where it has none or it is not one."""
     usage = answer.get("usage")
-    if not isinstance(usage, dict):
+    if not isinstance(usage, dict) or not ("prompt_tokens" in usage or "completion_tokens" in usage):
         return None
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else 0
@@ -273,9 +273,9 @@ class Rewriter:
             mended.append({"index": 0, **choice, "delta": delta, "finish_reason": reason})
         out = {**chunk, **self._head, "choices": mended}
         if self._asked:
-            out.setdefault("usage", None)
-        elif out.get("usage", 0) is None:
-            del out["usage"]
+            out["usage"] = None
+        else:
+            out.pop("usage", None)
         return out
 
 

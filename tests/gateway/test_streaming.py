@@ -79,6 +79,7 @@ HABITS: dict[str, list[bytes]] = {
     "usage on the last content chunk": [*map(sse, HELLO[:-1]), sse({**HELLO[-1], "usage": USAGE}), DONE],
     "usage on every chunk": each(HELLO, usage=USAGE),
     "no usage": [*map(sse, HELLO), DONE],
+    "empty usage everywhere": each(HELLO, usage={}),
     "null error everywhere": each(HELLO, error=None),
     "no [DONE]": list(map(sse, HELLO)),
     "no empty line at the end": [*map(sse, HELLO), b"data: [DONE]"],
