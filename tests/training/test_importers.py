@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from router.conversation import query_text
 from router.errors import DataError
 from training.data import TRAIN, VAL, read_tables
 from training.importers import detect, formats, importer
@@ -261,10 +262,8 @@ def test_routerarena_cached_results_are_outcomes_of_one_model(tmp_path: Path) ->
     assert any("only one model" in warning for warning in summary.warnings())
 
 
-CHAT = {
-    "model": "auto",
-    "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}],
-}
+WHY = "Why is the sky blue at noon and red in the evening, and never green anywhere in between?"
+CHAT = {"model": "auto", "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": WHY}]}
 ANSWER = {
     "id": "chatcmpl-1",
     "model": "small",
@@ -312,9 +311,17 @@ ANSWER = {
 )
 def test_an_openai_style_call_is_read_however_it_was_logged(tmp_path: Path, record: dict[str, Any]) -> None:
     ((row,), _) = imported(lines(tmp_path / "log.jsonl", record))
-    assert (row["prompt"], row["model"], row["score"], row["query_id"]) == ("Why?", "small", 1.0, "chatcmpl-1")
+    assert (row["prompt"], row["model"], row["score"], row["query_id"]) == (WHY, "small", 1.0, "chatcmpl-1")
     assert (row["input_tokens"], row["output_tokens"], row["cost_usd"]) == (12, 3, 0.01)
     assert row["latency_s"] == pytest.approx(0.8)
+
+
+def test_the_prompt_of_a_chat_is_what_the_router_embeds_of_it(tmp_path: Path) -> None:
+    turns = [("user", "Name a river."), ("assistant", "The Rhine."), ("user", "And a longer one?")]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    call = {"request": {"model": "auto", "messages": messages}, "response": ANSWER}
+    ((row,), _) = imported(lines(tmp_path / "log.jsonl", call))
+    assert row["prompt"] == query_text(messages)
 
 
 def test_failed_calls_and_calls_without_text_are_counted_not_imported(tmp_path: Path) -> None:
@@ -327,7 +334,7 @@ def test_failed_calls_and_calls_without_text_are_counted_not_imported(tmp_path: 
     )
     rows, summary = imported(path)
     assert len(rows) == 1
-    assert summary.skipped == {"calls that failed": 2, "calls without a user's text": 1}
+    assert summary.skipped == {"calls that failed": 2, "calls without a text": 1}
     assert any("no row has a score" in warning for warning in summary.warnings())
 
 

@@ -12,8 +12,7 @@ from click.testing import CliRunner, Result
 
 from router.artifact import EncoderStamp, load, save
 from router.errors import ArtifactError, DataError
-from router.types import Outcomes, Queries
-from training.data import Table
+from training.data import Table, read_tables
 from training.export_command import export
 from training.fit import build, fit
 from training.inspect_command import inspect
@@ -23,36 +22,34 @@ EXPERTS = ("small", "middle", "large")
 DIMENSION = 8
 
 
-def world(prompts: int = 200) -> Table:
-    """Outcomes of three experts, the later the better and the longer."""
+@pytest.fixture
+def world(tmp_path: Path) -> Table:
+    """Outcomes of three experts, the later the better and the longer, with random vectors."""
     rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(prompts, DIMENSION)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    quality = (rng.random((prompts, 3)) < [0.3, 0.5, 0.8]).astype(float)
-    queries = Queries(
-        embeddings=vectors, input_tokens=np.full(prompts, 20.0), prompts=tuple(map(str, range(prompts)))
-    )
-    lengths = np.tile([10.0, 100.0, 1_000.0], (prompts, 1))
-    outcomes = Outcomes(queries, EXPERTS, quality=quality, cost_usd=lengths / 1e6, output_tokens=lengths)
-    return Table(outcomes=outcomes, splits=("train",) * prompts, digest="d" * 64, notes=())
+    rows = [
+        f"prompt {i},{name},{int(rng.random() < chance)},{tokens}"
+        for i in range(200)
+        for name, chance, tokens in zip(EXPERTS, (0.3, 0.5, 0.8), (10, 100, 1_000), strict=True)
+    ]
+    path = tmp_path / "world.csv"
+    path.write_text("prompt,model,score,output_tokens\n" + "\n".join(rows) + "\n")
+    vectors = rng.normal(size=(200, DIMENSION)).astype(np.float32)
+    return read_tables([path]).embedded(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
 @pytest.fixture
-def artifact(tmp_path: Path) -> Path:
+def artifact(world: Table, tmp_path: Path) -> Path:
     folder = tmp_path / "artifact"
     stamp = EncoderStamp(name="tiny", revision="r1", dimension=DIMENSION)
-    save(fit(build("cluster", {"clusters": 4}, 0), world(), stamp, 0), folder)
+    save(fit(build("cluster", {"clusters": 4}, 0), world, stamp, 0), folder)
     return folder
 
 
 @pytest.fixture
-def constant(tmp_path: Path) -> Path:
+def constant(world: Table, tmp_path: Path) -> Path:
     folder = tmp_path / "constant"
-    table = world()
-    save(
-        fit(build("static", {}, 0), table.embedded(np.zeros((len(table.splits), 0), dtype=np.float32)), None, 0),
-        folder,
-    )
+    unread = world.embedded(np.zeros((200, 0), dtype=np.float32))
+    save(fit(build("static", {}, 0), unread, None, 0), folder)
     return folder
 
 
@@ -225,7 +222,11 @@ def test_the_exported_csv_has_a_column_per_expert(artifact: Path, tmp_path: Path
     assert list(rows[0]) == ["table", "row", *EXPERTS]
     (mean,) = [row for row in rows if row["table"] == "mean_quality"]
     assert float(mean["large"]) > float(mean["middle"]) > float(mean["small"])
-    assert [row["row"] for row in rows if row["table"] == "quality"] == ["0", "1", "2", "3"]
+    per_expert = {name: a for name, a in load(artifact).state.items() if a.shape[-1:] == (3,) and a.ndim == 2}
+    assert per_expert
+    for name, array in per_expert.items():
+        table = [[float(row[expert]) for expert in EXPERTS] for row in rows if row["table"] == name]
+        np.testing.assert_allclose(table, array, rtol=1e-4)
 
 
 def test_a_policy_that_reads_no_query_is_exported_too(constant: Path, tmp_path: Path) -> None:

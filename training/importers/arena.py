@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
-from router.embedding import query_text
+from router.conversation import query_text
 from training.importers.base import MODEL_A, MODEL_B, TIE, Importer, Judgment, Skipped, first_of, has, listed
 from training.records import Record
 
@@ -87,4 +87,5 @@ def _conversation(record: Record, column: str) -> list[str]:
             raise record.error(column, "is not JSON; take the data set's Parquet files") from error
     if not isinstance(messages, list):
         return []
-    return [text for message in messages if (text := query_text([message]))]
+    users = (message for message in messages if isinstance(message, dict) and message.get("role") == "user")
+    return [text for message in users if (text := query_text([message]))]

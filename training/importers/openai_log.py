@@ -3,11 +3,11 @@
 Three shapes are read: `request` and `response` side by side (each an object, JSON text, or with its content in
 `body`); LiteLLM's standard payload (`messages`, `response`, `model`, `prompt_tokens`, `completion_tokens`,
 `response_cost`, `response_time`, `status`); and a record that is itself a request with `usage` (`messages`,
-`model`). The prompt is the last user message, which is what the router embeds. Latency: `latency_s`, `latency`,
-`response_time` or `duration_s` in seconds, `latency_ms` or `duration_ms`, or `startTime` and `endTime`. Rating:
-`score`, `feedback` or `rating`, in the record or in its `metadata`; a log that has none gives costs and lengths,
-but nothing to learn quality from. Failed calls are no outcomes. Sources: the OpenAI API reference (chat
-completions, responses); docs.litellm.ai/docs/proxy/logging_spec; portkey.ai/docs/portkey-endpoints/logs.
+`model`). The prompt is what the router embeds of the messages. Latency: `latency_s`, `latency`, `response_time` or
+`duration_s` in seconds, `latency_ms` or `duration_ms`, or `startTime` and `endTime`. Rating: `score`, `feedback`
+or `rating`, in the record or in its `metadata`; a log that has none gives costs and lengths, but nothing to learn
+quality from. Failed calls are no outcomes. Sources: the OpenAI API reference (chat completions, responses);
+docs.litellm.ai/docs/proxy/logging_spec; portkey.ai/docs/portkey-endpoints/logs.
 """
 
 import json
@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
-from router.embedding import query_text
+from router.conversation import query_text
 from training.importers.base import Importer, Row, Skipped, first_amount, first_of, has, rating
 from training.records import Record
 
@@ -42,7 +42,7 @@ class OpenAILog(Importer):
         prompt = _prompt(request)
         model = first_of(response, "model") or first_of(request, "model") or first_of(record, "model")
         if not prompt or model is None:
-            yield Skipped("calls without a user's text" if model else "calls that name no model")
+            yield Skipped("calls without a text" if model else "calls that name no model")
             return
         usage = response.inside("usage") if "usage" in response.fields else record.inside("usage")
         score, column = rating(record)
@@ -85,7 +85,7 @@ def _failed(record: Record, response: Record) -> bool:
 
 
 def _prompt(request: Record) -> str:
-    """The last user message of a chat, or the input of the responses and completions APIs."""
+    """What the router embeds of a chat, or of the input of the responses and completions APIs."""
     for column in ("messages", "input", "prompt"):
         value: Any = request.fields.get(column)
         if isinstance(value, str) and value.lstrip().startswith('[{"'):
