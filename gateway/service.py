@@ -82,10 +82,11 @@ class Service:
         prices = PriceMap.installed()
         limit = settings.limits.connections
         self.pool = Pool([build_expert(expert, prices, limit) for expert in settings.experts])
-        self.chat_experts = tuple(spec.name for spec in self.pool.specs if spec.serves == "chat")
-        self.embedding_experts = tuple(spec.name for spec in self.pool.specs if spec.serves == "embeddings")
+        enabled = [spec for spec in self.pool.specs if spec.enabled]
+        self.chat_experts = tuple(spec.name for spec in enabled if spec.serves == "chat")
+        self.embedding_experts = tuple(spec.name for spec in enabled if spec.serves == "embeddings")
         if not self.chat_experts:
-            raise ConfigError("experts: none of them serves chat")
+            raise ConfigError("experts: none of them serves chat and is enabled")
         self.metrics = Metrics(self.pool.experts)
         self.ledger = Ledger(settings.ledger)
         self.metrics.watch_ledger(lambda: not self.ledger.degraded, lambda: self.ledger.owed)
