@@ -183,7 +183,7 @@ def test_ready_says_what_is_there(gateway: Gateway) -> None:
     assert state["experts"] == {"small": "ok", "large": "ok"}
 
 
-def test_a_ledger_that_goes_away_degrades_and_loses_nothing(world: World, redis_process: RedisProcess) -> None:
+def test_a_ledger_that_goes_away_degrades_and_loses_nothing(redis_process: RedisProcess, world: World) -> None:
     gateway = world.start(ledger={"url": redis_process.url})
     redis_process.kill()
     until(lambda: gateway.client.get("/readyz").json()["status"] == "degraded", "degrading")
