@@ -85,6 +85,7 @@ class Encoder:
         while self._cold and self._cold[0][0] == 1:
             self._warm()
         _forget_pages(export.weights)
+        self._ending = False
         self._thread = threading.Thread(target=self._work, name="encoder", daemon=True)
         self._thread.start()
 
@@ -97,7 +98,7 @@ class Encoder:
 
     async def encode(self, text: str) -> Vectors:
         """The text's unit vector [d], read-only. Raises `EncoderError` if the encoder is not loaded or fails."""
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():
             raise EncoderError("the encoder is not loaded")
         text = _valid(self._tokens.shorten(text))
         key = hashlib.blake2b(text.encode(), digest_size=16).digest()
@@ -141,39 +142,30 @@ class Encoder:
         self._infer(np.full((b, t), self._pad_id, np.int32), np.ones((b, t), np.float32))
 
     def _work(self) -> None:
-        last = 1
+        company, hot_until = 1, 0.0
         try:
-            while True:
+            while not self._ending:
                 while self._cold and self._jobs.empty():
                     self._warm()
-                jobs = self._gather(last)
-                if jobs:
-                    self._compute(jobs)
-                    last = len(jobs)
-                if len(jobs) == 0:
-                    return
+                jobs = self._gather(company, hot_until)
+                self._compute(jobs)
+                # callers just answered ask again at once: worth a moment's wait, from now on, not from then
+                company, hot_until = len(jobs), time.monotonic() + self.settings.max_wait_ms / 1e3
         finally:
             self._abandon()
 
-    def _gather(self, last: int) -> list[_Job]:
-        """The next jobs; none at all: stop. Waits only for company that the last batch had, and not long."""
+    def _gather(self, company: int, hot_until: float) -> list[_Job]:
+        """The next jobs, and with `_ending` set the last. Waits until `hot_until`, for as many as there were."""
         jobs: list[_Job] = []
-        deadline = None
         while len(jobs) < self.settings.max_batch:
+            patience = hot_until - time.monotonic() if len(jobs) < company else 0.0
             try:
-                if not jobs:
-                    job = self._jobs.get()
-                elif len(jobs) < last and deadline is not None:
-                    job = self._jobs.get(timeout=max(deadline - time.monotonic(), 0))
-                else:
-                    job = self._jobs.get_nowait()
+                job = self._jobs.get(timeout=max(patience, 0)) if jobs else self._jobs.get()
             except queue.Empty:
                 break
             if job is None:
-                self._jobs.put(None)
+                self._ending = True
                 break
-            if deadline is None and last > 1:
-                deadline = time.monotonic() + self.settings.max_wait_ms / 1e3
             jobs.append(job)
         return jobs
 
@@ -200,6 +192,7 @@ class Encoder:
             if isinstance(result, EncoderError):
                 if not job.future.done():
                     job.future.set_exception(result)
+                    job.future.exception()  # seen: no complaint if every caller has gone away
                 continue
             self._cache[job.key] = result
             if len(self._cache) > self.settings.cache_entries:

@@ -28,7 +28,7 @@ from router.encoder_precision import Precision, choose
 from router.encoder_tokens import Tokens, batches
 from router.errors import EncoderError
 
-FORMAT = 1  # counted up when the graph or the choice of precision changes: old exports are then not found
+FORMAT = 2  # counted up when the graph or the choice of precision changes: old exports are then not found
 PROMPTS = 1000
 SEED = 20_240_807
 FILES = ("encoder.xml", "encoder.bin")

@@ -60,7 +60,7 @@ def read_weights(path: Path) -> dict[str, Any]:
             odd = sorted(set(kinds.values()) - {"F32", "F16", "I64"})
             if odd:
                 raise EncoderError(f"{path}: tensors of type {odd[0]}; save the model in float32 or float16")
-            tensors = {name: file.get_tensor(name) for name in names if kinds[name] != "I64"}
+            tensors = {name: file.get_tensor(name).astype(np.float32) for name in names if kinds[name] != "I64"}
     except (OSError, SafetensorError) as error:
         raise EncoderError(f"cannot read {path}: {error}") from error
     return {re.sub(r"^(bert|roberta|camembert|model)\.", "", name): value for name, value in tensors.items()}
