@@ -5,6 +5,10 @@ uvicorn bounds neither the size of a request's head nor the time that a request 
 
 import asyncio
 import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
@@ -77,10 +81,26 @@ class Protocol(HttpToolsProtocol):
 
 
 class Server(uvicorn.Server):
-    """Looks once a second for requests that take too long to arrive, so that no request needs a timer."""
+    """Ends with the application still open, and looks once a second for requests that take too long to arrive."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, which raises the signals again at its end: the process would be gone before what the
+        application holds is closed, and what the ledger owes is written."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
 
     async def on_tick(self, counter: int) -> bool:
-        if counter % 10 == 0:
+        if counter % 10 == 0:  # and no request needs a timer of its own
             now = asyncio.get_running_loop().time()
             connections: set[Any] = self.server_state.connections
             for connection in list(connections):

@@ -102,12 +102,15 @@ class Service:
 
     async def open(self) -> None:
         """Raises one of our errors, with everything that had been opened closed again."""
+        loading = asyncio.create_task(asyncio.to_thread(self._load))
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.ledger.open())
                 group.create_task(self.pool.open())
-                group.create_task(asyncio.to_thread(self._load))
+                await asyncio.shield(loading)
         except BaseException as error:
+            # no thread can be stopped midway: what it opens is there to be closed once it has ended
+            await asyncio.wait({loading})
             await self.close()
             if isinstance(error, ExceptionGroup):
                 raise error.exceptions[0] from None

@@ -1,0 +1,334 @@
+"""The commands as a person runs them: processes, their output, their exit codes."""
+
+import asyncio
+import json
+import logging
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import yaml
+from serving import HELLO, World, expert, until
+from upstream import HELLO as EVENTS
+from upstream import WAIT_S, Upstream, Wire, refuses, said, sse, streams
+
+from router.cli import main
+
+POINTSMAN = str(Path(sys.executable).with_name("pointsman"))
+WRONG = 2
+
+
+@pytest.fixture
+def home(short_folder: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
+    """Where the commands keep their data in this test."""
+    folder = short_folder / str(abs(hash(request.node.name)))
+    folder.mkdir()
+    monkeypatch.setenv("XDG_DATA_HOME", str(folder))
+    return folder
+
+
+@dataclass
+class Ended:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Command = Callable[..., Ended]
+
+
+@pytest.fixture
+def pointsman(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs a command that ends by itself, in this process: its imports alone would take a second each time."""
+    monkeypatch.setenv("COLUMNS", "1000")
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
+
+    def run(*args: str) -> Ended:
+        with pytest.raises(SystemExit) as caught:
+            main(args)
+        assert isinstance(caught.value.code, int)
+        return Ended(caught.value.code, *capsys.readouterr())
+
+    return run
+
+
+def process(*args: str) -> Ended:
+    """The same in a process of its own."""
+    ended = subprocess.run([POINTSMAN, *args], capture_output=True, text=True, timeout=60, check=False)
+    return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
+def written(folder: Path, settings: Any) -> str:
+    path = folder / "pointsman.yaml"
+    path.write_text(settings if isinstance(settings, str) else yaml.safe_dump(settings))
+    return str(path)
+
+
+class Running:
+    """A serving command, its lines read as they come."""
+
+    def __init__(self, *args: str) -> None:
+        self._process = subprocess.Popen(
+            [POINTSMAN, *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self.text = ""
+        self.url = ""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.text += line
+            if found := re.search(r"ready on (http://\S+)", line):
+                self.url = found.group(1)
+                break
+        assert self.url, f"it was never ready: {self.text}"
+
+    def tell(self, how: signal.Signals) -> None:
+        self._process.send_signal(how)
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        self.tell(how)
+        rest, _ = self._process.communicate(timeout=WAIT_S)
+        self.text += rest
+        return self._process.returncode
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+def served(world: World, home: Path, redis_binary: Path) -> Iterator[Running]:
+    settings = {**world.settings, "ledger": {"url": "embedded"}}
+    running = Running("serve", "--config", written(home, settings), "--port", "0")
+    yield running
+    running.kill()
+
+
+def test_serve_says_when_it_is_ready_and_answers(served: Running, small: Upstream) -> None:
+    assert re.search(r"pointsman is ready on http://127\.0\.0\.1:\d+ \(policy static@[0-9a-f]{8}\)", served.text)
+    answer = httpx.post(served.url + "/v1/chat/completions", json={"model": "small", "messages": HELLO})
+    assert answer.json()["model"] == "small" and len(small.requests) == 1
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_serve_ends_in_peace(how: signal.Signals, served: Running) -> None:
+    httpx.post(served.url + "/v1/chat/completions", json={"model": "small", "messages": HELLO})
+    assert served.stop(how) == 0 and "Traceback" not in served.text
+
+
+def test_serve_lets_a_stream_end_before_it_does(served: Running, small: Upstream) -> None:
+    told = threading.Event()
+
+    async def go_on(wire: Wire) -> None:
+        while not told.is_set():  # noqa: ASYNC110 - it is set from another thread
+            await asyncio.sleep(0.01)
+        wire.writer.write(sse(EVENTS[-1]) + b"data: [DONE]\n\n")
+        wire.writer.close()
+
+    small.script(streams(*map(sse, EVENTS[:-1]), framing="", then=go_on))
+    body = {"model": "small", "messages": HELLO, "stream": True}
+    with httpx.stream("POST", served.url + "/v1/chat/completions", json=body, timeout=WAIT_S) as answer:
+        parts = answer.iter_raw()
+        data = next(parts)
+        served.tell(signal.SIGTERM)
+        until(lambda: not listens(served.url), "closing the door")
+        told.set()
+        data += b"".join(parts)
+    assert said(data) == "Hello" and served.stop() == 0
+
+
+def listens(url: str) -> bool:
+    host, port = url.removeprefix("http://").split(":")
+    try:
+        socket.create_connection((host, int(port)), WAIT_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_what_serve_counted_is_there_after_a_restart(served: Running, home: Path, world: World) -> None:
+    httpx.post(served.url + "/v1/chat/completions", json={"model": "small", "messages": HELLO})
+    served.stop()
+    gateway = world.start(ledger={"data_dir": str(home / "pointsman")})
+    assert until(lambda: gateway.service.ledger.load("small").requests) == 1
+
+
+def test_a_port_in_use_is_one_clear_line(world: World, home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = process("serve", "--config", written(home, world.settings), "--port", str(port))
+    assert ended.returncode == WRONG and ended.stdout == ""
+    (line,) = ended.stderr.splitlines()
+    assert f"port {port}" in line and "Address already in use" in line and "--port" in line
+
+
+GOOD = {"name": "a", "kind": "simulated", "tier": "small", "price": {"input": 1, "output": 1}}
+MISTAKES: dict[str, tuple[Any, str]] = {
+    "a key that is not there": ({"experts": [GOOD], "portt": 1}, r"portt: unknown key"),
+    "an expert's key": ({"experts": [{**GOOD, "prize": 1}]}, r"experts\.0\.prize: unknown key"),
+    "an unknown kind": (
+        {"experts": [{**GOOD, "kind": "oracle"}]},
+        r"experts\.0.*'endpoint', 'remote', 'simulated'",
+    ),
+    "no experts": ({"port": 1}, r"experts: Field required"),
+    "a port that is text": ({"experts": [GOOD], "port": "http"}, r"port: .*got 'http'"),
+    "a preference": (
+        {"experts": [GOOD], "policy": {"preference": "fast"}},
+        r"policy\.preference: .*'cheap'.*'fast'",
+    ),
+    "two of one name": ({"experts": [GOOD, GOOD]}, r"the name 'a' is given twice"),
+    "no price": ({"experts": [{"name": "a", "kind": "simulated"}]}, r"expert 'a'.*price"),
+    "an unknown artifact": ({"experts": [GOOD], "policy": {"artifact": "/none"}}, r"/none/policy\.json"),
+    "an expert nobody knows": (
+        {"experts": [{k: v for k, v in GOOD.items() if k != "tier"}]},
+        r"expert 'a': .*tier: one of",
+    ),
+    "a missing secret": (
+        {"experts": [GOOD], "auth": {"keys": [{"name": "k", "env": "NOT_SET_ANYWHERE"}]}},
+        r"auth\.keys\.k: the environment variable NOT_SET_ANYWHERE is not set",
+    ),
+    "an open door": ({"experts": [GOOD], "host": "0.0.0.0"}, r"auth\.keys: host '0\.0\.0\.0'"),
+    "no YAML": ("experts: [", r"is not YAML"),
+    "a list": ("- a", r"expected keys such as `experts:`"),
+    "nothing": ("", r"expected keys such as `experts:`"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_in_the_configuration_is_named(case: str, home: Path, pointsman: Command) -> None:
+    settings, said = MISTAKES[case]
+    ended = pointsman("serve", "--config", written(home, settings))
+    assert ended.returncode == WRONG, ended.stderr
+    assert re.search(said, ended.stderr), ended.stderr
+    assert ended.stderr.startswith("pointsman: ") and "Traceback" not in ended.stderr
+
+
+def test_a_start_that_fails_late_ends_as_cleanly(home: Path, redis_binary: Path) -> None:
+    """The encoder is still loading in its thread when the expert's settings are found wrong."""
+    settings = {"experts": [{**GOOD, "kind": "endpoint", "url": "http://h:x/v1"}]}
+    ended = process("serve", "--config", written(home, settings))
+    assert ended.returncode == WRONG and len(ended.stderr.splitlines()) == 1, ended.stderr
+
+
+def test_a_secret_put_where_its_name_belongs_is_not_shown(home: Path, pointsman: Command) -> None:
+    settings = {"experts": [{**GOOD, "kind": "endpoint", "url": "http://h/v1", "api_key": "sk-marker"}]}
+    ended = pointsman("serve", "--config", written(home, settings))
+    assert ended.returncode == WRONG and "experts.0.api_key" in ended.stderr and "marker" not in ended.stderr
+
+
+def test_a_configuration_that_is_not_there_is_named(tmp_path: Path, pointsman: Command) -> None:
+    ended = pointsman("serve", "--config", str(tmp_path / "none.yaml"))
+    assert ended.returncode == WRONG and "none.yaml" in ended.stderr and "Traceback" not in ended.stderr
+
+
+def lines_of(ended: Ended) -> dict[str, str]:
+    """The findings of `doctor`: what was looked at, and the verdict with its text."""
+    lines = {}
+    for line in ended.stdout.splitlines():
+        verdict, what, text = re.fullmatch(r" *(ok|FAIL)  (.+?)   *(.+?) *", line).groups()  # type: ignore[union-attr]
+        lines[what] = f"{verdict}: {text}"
+    return lines
+
+
+def test_doctor_passes_what_is_right(world: World, home: Path, pointsman: Command) -> None:
+    ended = pointsman("doctor", "--config", written(home, world.settings))
+    lines = lines_of(ended)
+    assert ended.returncode == 0, ended.stdout
+    assert lines["expert small: price"] == "ok: $1 in, $2 out per million tokens"
+    assert lines["expert small"] == "ok: reachable, key accepted, up-model is there"
+    assert lines["policy"].startswith("ok: static@") and "small as tier:small" in lines["policy"]
+    assert lines["encoder"] == "ok: not needed: the policy does not read the query"
+    assert lines["ledger"].startswith("ok:")
+    assert [request.path for request in world.small.requests] == ["/v1/models"]
+
+
+def test_doctor_says_of_each_wrong_thing_what_it_is(
+    world: World, home: Path, small: Upstream, pointsman: Command
+) -> None:
+    small.script(refuses(401, "bad key sk-marker"))
+    settings = {
+        **world.settings,
+        "experts": [
+            expert("small", small.url),
+            expert("other", world.large.url, model="another", tier="large"),
+            expert("away", "http://127.0.0.1:1/v1", tier="large"),
+            {"name": "unpriced", "kind": "simulated", "tier": "small"},
+        ],
+        "ledger": {"url": "redis://127.0.0.1:1/0"},
+        "auth": {"keys": [{"name": "k", "env": "NOT_SET_ANYWHERE"}]},
+    }
+    ended = pointsman("doctor", "--config", written(home, settings))
+    lines = lines_of(ended)
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr
+    assert lines["expert small"].startswith("FAIL: expert 'small': answered 401")
+    assert "does not know the model 'another'; it has: up-model" in lines["expert other"]
+    assert lines["expert away"].startswith("FAIL: expert 'away': no connection to 127.0.0.1:1")
+    assert lines["expert unpriced: price"].startswith("FAIL: ")
+    assert lines["policy"].startswith("FAIL: ")
+    assert "NOT_SET_ANYWHERE" in lines["keys"] and lines["ledger"].startswith("FAIL: ")
+    assert "marker" not in ended.stdout
+
+
+def test_route_shows_a_table_and_the_reason(world: World, home: Path, pointsman: Command) -> None:
+    ended = pointsman("route", "Say hello.", "--config", written(home, world.settings), "--preference", "best")
+    assert ended.returncode == 0, ended.stderr
+    rows = [line for line in ended.stdout.splitlines() if re.search(r"\b(small|large) +│", line)]
+    assert "large" in rows[0] and "chosen" in rows[0] and "0.900" in rows[0] and "small" in rows[1]
+    assert "large: expected quality 0.900" in ended.stdout.splitlines()[-1]
+    assert not world.small.requests and not world.large.requests
+
+
+def test_route_gives_json_where_asked(world: World, home: Path, pointsman: Command) -> None:
+    config = written(home, world.settings)
+    ended = pointsman("route", "Say hello.", "--config", config, "--json", "--quality-floor", "0.99")
+    decision = json.loads(ended.stdout)
+    assert decision["expert"] == "large"
+    assert [line["eligible"] for line in decision["candidates"]] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (["route"], 2, "PROMPT"),
+        (["route", " "], 2, "empty"),
+        (["route", "x", "--preference", "fast"], 2, "cheap"),
+        (["route", "x", "--quality-floor", "2"], 2, "0<=x<=1"),
+        (["serve"], 2, "--config"),
+        (["serve", "--config", "x", "--port", "99999"], 2, "65535"),
+        (["nothing"], 2, "nothing"),
+    ],
+)
+def test_a_wrong_command_line_says_what_is_wrong(args: list[str], code: int, said: str, pointsman: Command) -> None:
+    ended = pointsman(*args)
+    assert ended.returncode == code and said in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_a_cap_that_no_expert_keeps_is_one_line(world: World, home: Path, pointsman: Command) -> None:
+    ended = pointsman("route", "x", "--config", written(home, world.settings), "--max-cost-usd", "0")
+    assert ended.returncode == WRONG and "max_cost_usd" in ended.stderr and len(ended.stderr.splitlines()) == 1
+
+
+def test_the_demo_starts_and_answers(home: Path, redis_binary: Path) -> None:
+    running = Running("demo", "--port", "0")
+    try:
+        client = openai.OpenAI(base_url=running.url + "/v1", api_key="demo", max_retries=0)
+        answer = client.chat.completions.create(model="auto", messages=HELLO)  # type: ignore[arg-type]
+        assert answer.model in ("pebble", "cobble", "boulder", "summit") and answer.choices[0].message.content
+        best = client.chat.completions.create(model="auto:best", messages=HELLO)  # type: ignore[arg-type]
+        cheap = client.chat.completions.create(model="auto:cheap", messages=HELLO)  # type: ignore[arg-type]
+        assert best.model != cheap.model
+        ready = httpx.get(running.url + "/readyz").json()
+        assert ready["status"] == "ok" and ready["encoder"] and not ready["policy"].startswith("static")
+    finally:
+        running.stop()
+        running.kill()
+    assert running.url in running.text and "Traceback" not in running.text
