@@ -34,6 +34,7 @@ POLICY = "policy."
 OUTPUT_TOKENS = "experts.output_tokens"
 REFERENCE = "reference.embeddings"
 REFERENCE_TOKENS = "reference.input_tokens"
+REFERENCE_FEATURES = "reference.features"  # only there where the policy reads features of the prompts
 TIER_MARK = tier_column("")
 
 
@@ -166,7 +167,13 @@ def load(folder: Path) -> Artifact:
             experts=header.experts,
             state={name.removeprefix(POLICY): a for name, a in arrays.items() if name.startswith(POLICY)},
             output_tokens=take(arrays, OUTPUT_TOKENS, (experts,)),
-            reference=Queries(embeddings=reference, input_tokens=take(arrays, REFERENCE_TOKENS, (len(reference),))),
+            reference=Queries(
+                embeddings=reference,
+                input_tokens=take(arrays, REFERENCE_TOKENS, (len(reference),)),
+                features=take(arrays, REFERENCE_FEATURES, (len(reference), None))
+                if REFERENCE_FEATURES in arrays
+                else None,
+            ),
             encoder=header.encoder,
             data_digest=header.data_digest,
             metrics=header.metrics,
@@ -238,6 +245,16 @@ def take(state: Mapping[str, NDArray[Any]], name: str, shape: tuple[int | None, 
     return np.ascontiguousarray(state[name], dtype=np.float32)
 
 
+def nested(name: str, state: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The arrays of a part, under the part's name."""
+    return {f"{name}.{key}": array for key, array in state.items()}
+
+
+def within(name: str, state: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The arrays of a part, under their own names: what `nested` was given."""
+    return {key.removeprefix(f"{name}."): array for key, array in state.items() if key.startswith(f"{name}.")}
+
+
 def check_encoder(artifact: Artifact, name: str, revision: str, dimension: int) -> None:
     """Raises `ArtifactError`, naming both, where the loaded encoder is not the one of the training."""
     if artifact.encoder is None:
@@ -265,6 +282,8 @@ def _encode(artifact: Artifact) -> tuple[bytes, bytes]:
     arrays[OUTPUT_TOKENS] = artifact.output_tokens.astype(np.float32)
     arrays[REFERENCE] = artifact.reference.embeddings.astype(np.float16)
     arrays[REFERENCE_TOKENS] = artifact.reference.input_tokens.astype(np.float32)
+    if artifact.reference.features is not None:
+        arrays[REFERENCE_FEATURES] = artifact.reference.features.astype(np.float16)
     for name, array in arrays.items():
         assert np.isfinite(array).all(), f"{name} holds a number that is not finite"
     state = save_arrays({name: np.ascontiguousarray(array) for name, array in arrays.items()})

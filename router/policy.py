@@ -59,9 +59,17 @@ class Policy(ABC):
 
     def predict(self, queries: Queries) -> Estimate:
         """Quality and its uncertainty for every query [n] and expert [K], in the order of `experts_`."""
+        queries = self.described(queries)
         quality, std = self._predict(queries)
-        lengths = np.broadcast_to(self.output_tokens_, quality.shape)
-        return Estimate(quality=quality, std=std, output_tokens=lengths)
+        return Estimate(quality=quality, std=std, output_tokens=self._lengths(queries))
+
+    def described(self, queries: Queries) -> Queries:
+        """The queries with the `features` that this policy reads of their prompts; as given where it reads none."""
+        return queries
+
+    def _lengths(self, queries: Queries) -> Floats:
+        """Expected output tokens [n, K]: each expert's mean, unless the policy knows better."""
+        return np.broadcast_to(self.output_tokens_, (len(queries), len(self.output_tokens_)))
 
     @abstractmethod
     def _predict(self, queries: Queries) -> tuple[Floats, Floats]:

@@ -129,7 +129,11 @@ class Router:
         ruled_out = self._rule_out(query, wishes)
         vector = self._blank if self._encoder is None else await self._encoder.encode(query.text)
         encoded = time.perf_counter()
-        queries = Queries(embeddings=vector[None, :], input_tokens=np.array([query.input_tokens], dtype=np.float32))
+        queries = Queries(
+            embeddings=vector[None, :],
+            input_tokens=np.array([query.input_tokens], dtype=np.float32),
+            prompts=(query.text,),
+        )
         estimate = self._policy.predict(queries)
         columns = self._columns
         output_tokens = estimate.output_tokens[0, columns]

@@ -159,13 +159,15 @@ class Decision:
 class Queries:
     """A batch of queries, columnar. `prompts` are what was embedded; an artifact's reference has none.
 
-    `domains` are only there in training and evaluation.
+    `domains` are only there in training and evaluation. `features` are what a policy made of the prompts beside the
+    vectors (`Policy.described`); a reference has them in the prompts' place.
     """
 
     embeddings: Floats  # [n, d] float32, unit rows
     input_tokens: Floats  # [n]
     prompts: tuple[str, ...] | None = None
     domains: tuple[str, ...] | None = None
+    features: Floats | None = None  # [n, F]
 
     def __len__(self) -> int:
         return len(self.embeddings)

@@ -63,6 +63,7 @@ def rows_of(outcomes: Outcomes, rows: NDArray[np.intp]) -> Outcomes:
             input_tokens=queries.input_tokens[rows],
             prompts=None if queries.prompts is None else tuple(queries.prompts[row] for row in rows),
             domains=None if queries.domains is None else tuple(queries.domains[row] for row in rows),
+            features=None if queries.features is None else queries.features[rows],
         ),
         quality=outcomes.quality[rows],
         cost_usd=outcomes.cost_usd[rows],

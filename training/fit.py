@@ -11,7 +11,7 @@ from router.artifact import Artifact, EncoderStamp, pack
 from router.errors import DataError
 from router.policy import Policy
 from router.types import Outcomes, Queries
-from training.data import Table
+from training.data import Table, rows_of
 
 REFERENCE_QUERIES = 1_024
 
@@ -34,18 +34,26 @@ def fit(policy: Policy, table: Table, encoder: EncoderStamp | None, seed: int) -
     policy.fit(outcomes)
     return pack(
         policy,
-        reference(outcomes, np.random.default_rng(seed)),
+        reference(policy, outcomes, np.random.default_rng(seed)),
         encoder=encoder,
         data_digest=table.digest,
         metrics={"train_prompts": len(outcomes), "train_scores": int(np.isfinite(outcomes.quality).sum())},
     )
 
 
-def reference(outcomes: Outcomes, rng: np.random.Generator, size: int = REFERENCE_QUERIES) -> Queries:
-    """A sample of the queries, without their prompts: what a router calibrates its prices of quality on."""
-    rows = np.sort(rng.permutation(len(outcomes))[:size])
-    queries = outcomes.queries
+def reference(
+    policy: Policy,
+    outcomes: Outcomes,
+    rng: np.random.Generator,
+) -> Queries:
+    """A sample of the queries: what a router calibrates its prices of quality on.
+
+    Without their prompts: what the policy reads of them stands in their place.
+    """
+    rows = np.sort(rng.permutation(len(outcomes))[:REFERENCE_QUERIES])
+    queries = policy.described(rows_of(outcomes, rows).queries)
     return Queries(
-        embeddings=queries.embeddings[rows].astype(np.float16).astype(np.float32),
-        input_tokens=queries.input_tokens[rows],
+        embeddings=queries.embeddings.astype(np.float16).astype(np.float32),
+        input_tokens=queries.input_tokens,
+        features=queries.features,
     )

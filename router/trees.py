@@ -1,0 +1,141 @@
+"""Extremely randomised trees (Geurts, Ernst and Wehenkel, 2006): grown with scikit-learn, asked with numpy.
+
+A served forest is a few flat arrays, so serving needs neither scikit-learn nor pickles.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.errors import ArtifactError
+from router.types import Floats
+
+CHUNK = 512  # rows asked at once
+
+
+@dataclass(frozen=True)
+class Growth:
+    """`trees`; rows in each `leaf`, at least; `share` of the features among which a split is chosen."""
+
+    trees: int
+    leaf: int
+    share: float
+
+
+class Forest:
+    """The nodes of all trees one after the other; a leaf's children are itself.
+
+    `feature` [N] and `cut` [N]: a row goes right where its feature is above the cut. `child` [2 N]: left and right.
+    `leaf` [N] is a leaf's row in `values` [leaves, outputs]. `root` [T].
+    """
+
+    def __init__(self, arrays: Mapping[str, NDArray[Any]], depth: int) -> None:
+        self.arrays = dict(arrays)
+        self.depth = depth
+        self._feature = self.arrays["feature"].astype(np.intp)
+        self._cut = self.arrays["cut"]
+        child = self.arrays["child"].astype(np.intp)
+        self._child = np.ascontiguousarray(child)
+        self._leaf = self.arrays["leaf"].astype(np.intp)
+        self._root = self.arrays["root"].astype(np.intp)
+        self._values = self.arrays["values"].astype(np.float32)
+
+    def predict(self, features: Floats) -> Floats:
+        """The mean over the trees, [n, outputs], for `features` [n, F] float32."""
+        parts = [self._means(features[start : start + CHUNK]) for start in range(0, len(features), CHUNK)]
+        return np.concatenate(parts) if parts else np.zeros((0, self._values.shape[1]), np.float32)
+
+    def _means(self, features: Floats) -> Floats:
+        width = features.shape[1]
+        flat = np.ascontiguousarray(features, dtype=np.float32).ravel()
+        trees = len(self._root)
+        at = np.tile(self._root, len(features))
+        offset = np.repeat(np.arange(len(features)) * width, trees)
+        for _ in range(self.depth):
+            above = flat.take(offset + self._feature.take(at)) > self._cut.take(at)
+            at = self._child.take(2 * at + above)
+        values = self._values.take(self._leaf.take(at), axis=0)
+        return np.asarray(values.reshape(len(features), trees, -1).mean(axis=1))
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        return {**self.arrays, "depth": np.array([self.depth], dtype=np.int32)}
+
+    @classmethod
+    def restored(cls, state: Mapping[str, NDArray[Any]], features: int, outputs: int) -> "Forest":
+        """Takes back what `state` gave. Raises `ArtifactError` for arrays that are no forest over `features`."""
+        wanted = ("feature", "cut", "child", "leaf", "root", "values", "depth")
+        if missing := [name for name in wanted if name not in state]:
+            raise ArtifactError(f"the array {missing[0]!r} of a forest is missing")
+        arrays = {name: np.asarray(state[name]) for name in wanted[:-1]}
+        nodes, values = len(arrays["feature"]), arrays["values"]
+        bounds = {"feature": features, "child": nodes, "leaf": len(values), "root": nodes}
+        sizes = {"cut": nodes, "child": 2 * nodes, "leaf": nodes}
+        for name, size in sizes.items():
+            if arrays[name].shape != (size,):
+                raise ArtifactError(f"a forest's {name!r} has the shape {list(arrays[name].shape)}, not [{size}]")
+        if values.ndim != 2 or values.shape[1] != outputs:
+            raise ArtifactError(
+                f"a forest's 'values' have the shape {list(values.shape)}, expected [any, {outputs}]"
+            )
+        for name, bound in bounds.items():
+            places = arrays[name]
+            if places.ndim != 1 or not len(places) or not 0 <= places.min() <= places.max() < bound:
+                raise ArtifactError(f"a forest's {name!r} points outside its {bound} places")
+        return cls(arrays, int(state["depth"].ravel()[0]))
+
+
+def grow(features: Floats, target: Floats, growth: Growth, seed: int) -> tuple[Forest, Floats]:
+    """A forest for `target` [n, outputs], and its out-of-bag predictions [n, outputs].
+
+    Needs scikit-learn (the extra `train`). A row that no tree left out is predicted by the target's mean.
+    """
+    from sklearn.ensemble import ExtraTreesRegressor
+
+    model = ExtraTreesRegressor(
+        growth.trees,
+        min_samples_leaf=growth.leaf,
+        max_features=growth.share,
+        bootstrap=True,
+        max_samples=max(1, round(0.9 * len(target))),
+        n_jobs=2,
+        random_state=seed,
+    ).fit(features, target)
+    forest = packed([tree.tree_ for tree in model.estimators_])
+    total, count = np.zeros(target.shape), np.zeros(len(target))
+    for tree, drawn in zip(model.estimators_, model.estimators_samples_, strict=True):
+        out = np.ones(len(target), dtype=bool)
+        out[drawn] = False
+        if out.any():
+            total[out] += tree.predict(features[out]).reshape(int(out.sum()), -1)
+            count[out] += 1
+    honest = np.where(count[:, None] > 0, total / np.maximum(count, 1)[:, None], target.mean(axis=0))
+    return forest, honest
+
+
+def packed(trees: list[Any]) -> Forest:
+    """scikit-learn's fitted `tree_` objects as one forest."""
+    parts: dict[str, list[NDArray[Any]]] = {n: [] for n in ("feature", "cut", "child", "leaf", "root", "values")}
+    nodes, leaves, depth = 0, 0, 0
+    for tree in trees:
+        own = np.arange(tree.node_count)
+        is_leaf = tree.children_left < 0
+        left, right = (np.where(is_leaf, own, c) + nodes for c in (tree.children_left, tree.children_right))
+        row = np.zeros(tree.node_count, dtype=np.int32)
+        row[is_leaf] = leaves + np.arange(int(is_leaf.sum()))
+        parts["feature"].append(np.where(is_leaf, 0, tree.feature).astype(np.int16))
+        parts["cut"].append(_rounded_down(tree.threshold))
+        parts["child"].append(np.stack([left, right], axis=1).ravel().astype(np.int32))
+        parts["leaf"].append(row)
+        parts["root"].append(np.array([nodes], dtype=np.int32))
+        parts["values"].append(tree.value[is_leaf, :, 0].astype(np.float16))
+        nodes, leaves, depth = nodes + tree.node_count, leaves + int(is_leaf.sum()), max(depth, tree.max_depth)
+    return Forest({name: np.concatenate(arrays) for name, arrays in parts.items()}, depth)
+
+
+def _rounded_down(cuts: NDArray[np.float64]) -> Floats:
+    """The largest float32 not above: a float32 feature then falls on the same side of it."""
+    near = cuts.astype(np.float32)
+    return np.where(near > cuts, np.nextafter(near, np.float32(-np.inf)), near)
