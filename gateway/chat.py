@@ -66,6 +66,10 @@ class Exchange:
         self.upstream_s = 0.0
         self.wishes: Wishes | None = None
 
+    def failures(self) -> str:
+        """What came of the experts that were asked in vain, for the log."""
+        return "; ".join(str(attempt.failure) for attempt in self.attempts if attempt.failure is not None)
+
     def overhead_s(self) -> float:
         return time.perf_counter() - self.began - self.upstream_s
 
@@ -114,14 +118,14 @@ class Chat:
             self._bill_unheard(exchange)
             log.info("request=%s caller=%s gone", exchange.request_id, exchange.caller)
         except (PointsmanError, PoolError) as error:
-            await self._refuse(exchange, describe(error), error, send)
+            await self._refuse(exchange, describe(error), exchange.failures() or type(error).__name__, send)
         except Exception as error:  # the boundary: whatever else happens, the caller gets the contract's error
-            frames = "".join(traceback.format_tb(error.__traceback__))
-            log.error("request=%s %s\n%s", exchange.request_id, type(error).__name__, frames)
+            what = type(error).__name__ + "\n" + "".join(traceback.format_tb(error.__traceback__))
             if exchange.streaming:
+                log.error("request=%s caller=%s %s", exchange.request_id, exchange.caller, what)
                 await send({"type": "http.response.body", "body": b"data: " + internal().body + b"\n\n"})
             else:
-                await self._refuse(exchange, internal(), error, send)
+                await self._refuse(exchange, internal(), what, send)
         finally:
             service.metrics.in_flight.dec()
 
@@ -150,6 +154,8 @@ class Chat:
             exchange.upstream_s = time.perf_counter() - asked
         exchange.call = None
         self._note(exchange, served.attempts)
+        if len(served.attempts) > 1:
+            log.warning("request=%s %s; %s answered", exchange.request_id, exchange.failures(), served.expert)
         if request.expert is None:
             service.metrics.decisions.labels(decision.preference, served.expert).inc()
         if served.stream is not None:
@@ -208,7 +214,6 @@ class Chat:
         for attempt in attempts:
             if attempt.failure is not None:
                 self._service.missed(attempt.expert, attempt.failure.kind)
-                log.warning("request=%s attempt failed: %s", exchange.request_id, attempt.failure)
 
     async def _whole(self, exchange: Exchange, served: Served, answer: Answer, send: Any) -> None:
         took_s = exchange.upstream_s
@@ -274,15 +279,14 @@ class Chat:
                 )
                 service.metrics.answered(SURFACE, served.expert, status)
 
-    async def _refuse(self, exchange: Exchange, failure: Failure, error: Exception, send: Any) -> None:
+    async def _refuse(self, exchange: Exchange, failure: Failure, what: str, send: Any) -> None:
         expert = exchange.attempts[-1].expert if exchange.attempts else ""
         self._service.metrics.answered(SURFACE, expert, failure.status)
-        log.info(
-            "request=%s caller=%s status=%d %s",
-            exchange.request_id,
-            exchange.caller,
-            failure.status,
-            type(error).__name__,
+        level = (
+            logging.INFO if failure.status < 500 else logging.ERROR if failure.status == 500 else logging.WARNING
+        )
+        log.log(
+            level, "request=%s caller=%s status=%d %s", exchange.request_id, exchange.caller, failure.status, what
         )
         await send_failure(failure, exchange.headers(), send)
 
