@@ -9,7 +9,10 @@ import click
 from router.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from router.artifact import EncoderStamp
+    from rich.console import Console
+
+    from router.artifact import Artifact, EncoderStamp
+    from router.policy import Policy
     from training.data import Table
 
 TABLES = click.option(
@@ -44,7 +47,7 @@ def train(
     as_json: bool,
     seed: int,
 ) -> None:
-    """Fits a policy to recorded outcomes and writes its artifact."""
+    """Fits a policy to recorded outcomes, judges it on what was held out, and writes its artifact."""
     from rich.console import Console
 
     from router.artifact import save
@@ -55,19 +58,19 @@ def train(
     policy = build(kind, _parameters(settings), seed)
     table = read_tables(paths)
     for note in table.notes:
-        console.print(f"[yellow]note[/] {note}")
-    table = table.split(split)
+        _note(console, note)
     stamp = None
     if policy.reads_query:
         table, stamp = _embedded(table, encoder, console)
-    with console.status(f"fitting {kind} to {len(table.outcomes):,} prompts"):
-        artifact = fit(policy, table, stamp, seed)
+    with console.status(f"fitting {kind}"):
+        artifact = fit(policy, table.split(split), stamp, seed)
+        artifact = _judged(artifact, policy, table, split, seed, console)
     version = save(artifact, out)
-    card = {"artifact": str(out), "kind": kind, "version": version, "experts": artifact.experts, **artifact.metrics}
     if as_json:
-        click.echo(json.dumps(card))
+        card = {"artifact": str(out), "kind": kind, "version": version, "experts": artifact.experts}
+        click.echo(json.dumps({**card, **artifact.metrics}))
     else:
-        console.print(f"[green]wrote[/] {out} ({kind}@{version}, {len(artifact.experts)} experts)")
+        console.print(f"[green]wrote[/] {out} ({kind}@{version}, {len(artifact.experts)} experts)", highlight=False)
 
 
 @click.command()
@@ -85,54 +88,68 @@ def evaluate(
     from rich.console import Console
 
     from policies import load_policy
-    from router.files import write_whole
     from training.data import read_tables
     from training.evaluate import evaluate as judge
     from training.render import show
 
     console = Console(stderr=True)
     policy, artifact = load_policy(folder)
+    table = read_tables(paths).split(split)
+    for note in table.notes:
+        _note(console, note)
+    if artifact.encoder is not None:
+        table, _ = _embedded(table, encoder or artifact.encoder.name, console, artifact)
     reports = []
-    for path in paths:
-        table = read_tables([path]).split(split)
-        if artifact.encoder is not None:
-            table, _ = _embedded(table, encoder or artifact.encoder.name, console, artifact.encoder)
-        with console.status(f"judging on {path.name}"):
-            rng = np.random.default_rng(seed)
-            reports.append(judge(policy, table.outcomes, rng, dataset=path.stem, notes=table.notes))
+    for source, outcomes in table.by_source().items():
+        with console.status(f"judging on {source}"):
+            reports.append(judge(policy, outcomes, np.random.default_rng(seed), dataset=source))
         show(reports[-1], Console())
     if out is not None:
-        content = {
-            "artifact": {"kind": artifact.kind, "version": artifact.version},
-            "split": split,
-            "seed": seed,
-            "reports": [report.as_json() for report in reports],
-        }
-        try:
-            write_whole(out, (json.dumps(content, indent=1) + "\n").encode())
-        except OSError as error:
-            raise DataError(f"cannot write {out}: {error.strerror}") from error
+        card = {"kind": artifact.kind, "version": artifact.version}
+        report = {"artifact": card, "split": split, "seed": seed, "notes": table.notes}
+        _write_json(out, {**report, "reports": [report.as_json() for report in reports]})
         console.print(f"[green]wrote[/] {out}")
 
 
+def _judged(
+    artifact: "Artifact", policy: "Policy", table: "Table", split: str, seed: int, console: "Console"
+) -> "Artifact":
+    """The artifact with held-out metrics, where it was trained on `train` and the tables hold some out."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from training.data import TRAIN, VAL
+    from training.evaluate import evaluate as judge
+
+    if split != TRAIN or VAL not in table.splits:
+        return artifact
+    found = {}
+    for source, outcomes in table.split(VAL).by_source().items():
+        try:
+            found[source] = judge(policy, outcomes, np.random.default_rng(seed), dataset=source).brief()
+        except DataError as error:
+            _note(console, f"not judged on {source}: {error}")
+    return replace(artifact, metrics={**artifact.metrics, VAL: found})
+
+
 def _embedded(
-    table: "Table", name: str, console: Any, expected: "EncoderStamp | None" = None
+    table: "Table", name: str, console: "Console", artifact: "Artifact | None" = None
 ) -> "tuple[Table, EncoderStamp]":
-    """The table with its vectors, cached ones where known. Raises where the encoder is not `expected`."""
+    """The table with its vectors, cached ones where known. Raises where the encoder is not the artifact's."""
     from rich.progress import Progress
 
-    from router.artifact import EncoderStamp
+    from router.artifact import EncoderStamp, check_encoder
     from router.config import EncoderSettings
     from router.embedding import Encoder
-    from router.errors import ArtifactError
     from training.embedding import VectorCache
 
     encoder = Encoder(EncoderSettings(model=name))
     encoder.load()
     try:
         stamp = EncoderStamp(name=encoder.name, revision=encoder.revision, dimension=encoder.dimension)
-        if expected is not None and stamp != expected:
-            raise ArtifactError(f"the artifact was trained on the encoder {expected}, but {stamp} is loaded")
+        if artifact is not None:
+            check_encoder(artifact, stamp.name, stamp.revision, stamp.dimension)
         prompts = table.outcomes.queries.prompts
         assert prompts is not None
         with Progress(console=console, transient=True) as progress:
@@ -155,3 +172,16 @@ def _parameters(settings: tuple[str, ...]) -> dict[str, Any]:
         except ValueError:
             parameters[name] = value
     return parameters
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    from router.files import write_whole
+
+    try:
+        write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _note(console: "Console", text: str) -> None:
+    console.print(f"note: {text}", highlight=False, markup=False)

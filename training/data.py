@@ -26,11 +26,13 @@ CHARS_PER_TOKEN = 4.0  # where the table does not count them
 class Table:
     """Outcomes with one row per distinct prompt; the vectors are [n, 0] until `embedded`.
 
-    `digest` covers the files and the split. `notes` are the decisions that reading took, one line each.
+    `sources` names the first file that had a prompt. `digest` covers the files and the split. `notes` are the
+    decisions that reading took, one line each.
     """
 
     outcomes: Outcomes
     splits: tuple[str, ...]
+    sources: tuple[str, ...]
     digest: str
     notes: tuple[str, ...]
 
@@ -41,16 +43,27 @@ class Table:
         rows = np.flatnonzero(np.array(self.splits) == name)
         if not len(rows):
             raise DataError(f"no row is in the split {name!r}; there are: {', '.join(sorted({*self.splits, ALL}))}")
-        return replace(
-            self,
-            outcomes=rows_of(self.outcomes, rows),
-            splits=tuple(self.splits[row] for row in rows),
-            digest=hashlib.sha256(f"{self.digest} {name}".encode()).hexdigest(),
-        )
+        return replace(self._rows(rows), digest=hashlib.sha256(f"{self.digest} {name}".encode()).hexdigest())
+
+    def by_source(self) -> dict[str, Outcomes]:
+        """Each file's prompts by themselves, with the experts that were observed on them."""
+        parts = {}
+        for source in dict.fromkeys(self.sources):
+            part = rows_of(self.outcomes, np.flatnonzero(np.array(self.sources) == source))
+            parts[source] = experts_of(part, np.flatnonzero(np.isfinite(part.quality).any(axis=0)).tolist())
+        return parts
 
     def embedded(self, vectors: Floats) -> "Table":
         queries = replace(self.outcomes.queries, embeddings=vectors)
         return replace(self, outcomes=replace(self.outcomes, queries=queries))
+
+    def _rows(self, rows: NDArray[np.intp]) -> "Table":
+        return replace(
+            self,
+            outcomes=rows_of(self.outcomes, rows),
+            splits=tuple(self.splits[row] for row in rows),
+            sources=tuple(self.sources[row] for row in rows),
+        )
 
 
 def rows_of(outcomes: Outcomes, rows: NDArray[np.intp]) -> Outcomes:
@@ -106,6 +119,7 @@ class _Rows:
     prompts: dict[str, int] = field(default_factory=dict)
     models: dict[str, int] = field(default_factory=dict)
     splits: list[str] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
     domains: list[str] = field(default_factory=list)
     cells: list[tuple[NDArray[np.intp], NDArray[np.intp]]] = field(default_factory=list)
     numbers: dict[str, list[Floats]] = field(default_factory=dict)
@@ -116,7 +130,7 @@ class _Rows:
         query = np.empty(size, dtype=np.intp)
         places = zip(batch.texts["prompt"], batch.optional("split"), batch.optional("domain"), strict=True)
         for i, (prompt, split, domain) in enumerate(places):
-            query[i] = self._query(str(prompt), split, domain)
+            query[i] = self._query(str(prompt), split, domain, batch.path.stem)
         models = batch.texts["model"]
         model = np.array([self.models.setdefault(str(name), len(self.models)) for name in models], dtype=np.intp)
         self.cells.append((query, model))
@@ -129,12 +143,13 @@ class _Rows:
         ):
             self.numbers.setdefault(name, []).append(values)
 
-    def _query(self, prompt: str, split: str | None, domain: str | None) -> int:
+    def _query(self, prompt: str, split: str | None, domain: str | None, source: str) -> int:
         row = self.prompts.setdefault(prompt, len(self.prompts))
         split = split or _hashed_split(prompt)
         if row == len(self.splits):
             self.splits.append(split)
             self.domains.append(domain or "")
+            self.sources.append(source)
         elif self.splits[row] != split:
             self.moved.add(row)
             if self.splits[row] == TRAIN:
@@ -165,7 +180,13 @@ class _Rows:
             domains=tuple(self.domains) if any(self.domains) else None,
         )
         outcomes = Outcomes(queries=queries, experts=names, quality=quality, cost_usd=cost, output_tokens=length)
-        return Table(outcomes=outcomes, splits=tuple(self.splits), digest=digest, notes=self._notes(cell))
+        return Table(
+            outcomes=outcomes,
+            splits=tuple(self.splits),
+            sources=tuple(self.sources),
+            digest=digest,
+            notes=self._notes(cell),
+        )
 
     def _notes(self, cell: NDArray[np.intp]) -> tuple[str, ...]:
         notes = []

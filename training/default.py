@@ -15,13 +15,17 @@ from policies import default_artifact
 from router.artifact import EncoderStamp, save
 from router.config import EncoderSettings
 from router.embedding import Encoder
+from router.policy import Policy
 from router.types import TIERS, Floats, Outcomes, Tier, tier_column
-from training.data import TRAIN, Table, read_tables
+from training.data import TRAIN, VAL, Table, read_tables
 from training.embedding import VectorCache
+from training.evaluate import evaluate
 from training.fit import build, fit
 from training.roster import ROSTER
 
 SEED = 0
+
+Grouping = Callable[[Outcomes], dict[str, list[int]]]
 
 
 def grouped(outcomes: Outcomes, groups: Mapping[str, list[int]]) -> Outcomes:
@@ -70,18 +74,36 @@ def with_tiers(table: Table) -> Table:
     return replace(table, outcomes=grouped(outcomes, known_names(outcomes) | tiers(outcomes)))
 
 
+def held_out(policy: Policy, table: Table, groups: Grouping) -> dict[str, object]:
+    """The policy on each source's held-out prompts, with `groups` as the pool to choose from."""
+    found: dict[str, object] = {}
+    for source, outcomes in table.split(VAL).by_source().items():
+        pool = groups(outcomes)
+        if len(pool) > 1:
+            rng = np.random.default_rng(SEED)
+            found[source] = evaluate(policy, grouped(outcomes, pool), rng, dataset=source).brief()
+    return found
+
+
 def main(folder: Path, out: Path, say: Callable[[str], None]) -> None:
-    paths = sorted(folder.glob("*.parquet"))
-    table = with_tiers(read_tables(paths)).split(TRAIN)
+    table = read_tables(sorted(folder.glob("*.parquet")))
     encoder = Encoder(EncoderSettings())
     encoder.load()
-    say(f"{len(table.outcomes):,} prompts, {len(table.outcomes.experts)} experts; encoding what is not cached")
-    vectors = VectorCache(encoder).embed(table.outcomes.queries.prompts or ())
+    say(f"{len(table.outcomes):,} prompts, {len(table.outcomes.experts)} models; encoding what is not cached")
+    table = table.embedded(VectorCache(encoder).embed(table.outcomes.queries.prompts or ()))
     encoder.close()
     stamp = EncoderStamp(name=encoder.name, revision=encoder.revision, dimension=encoder.dimension)
-    artifact = fit(build("cluster", {}, SEED), table.embedded(vectors), stamp, SEED)
-    say(f"wrote {out}, version {save(artifact, out)}")
+    policy = build("cluster", {}, SEED)
+    artifact = fit(policy, with_tiers(table.split(TRAIN)), stamp, SEED)
+    metrics = {f"val_{name}": held_out(policy, table, groups) for name, groups in POOLS.items()}
+    say(f"wrote {out}, version {save(replace(artifact, metrics={**artifact.metrics, **metrics}), out)}")
+    for pool, reports in metrics.items():
+        for source, report in reports.items():
+            say(f"{pool} {source}: {report}")
 
+
+#: The pools on which the artifact is judged.
+POOLS: dict[str, Grouping] = {"tiers": tiers, "models": known_names}
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), default_artifact(), print)

@@ -64,15 +64,24 @@ class Report:
     brier: float
     ece: float
     curves: Mapping[str, list[tuple[float, float]]]  # (cost_usd, quality)
-    notes: tuple[str, ...]
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
 
+    def brief(self) -> dict[str, object]:
+        """What an artifact's card says of it."""
+        return {
+            "queries": self.queries,
+            "experts": len(self.experts),
+            **{f"area_{name}": round(interval.value, 4) for name, interval in self.area.items()},
+            "gain": [round(bound, 4) for bound in (self.gain.value, self.gain.low, self.gain.high)],
+            "share": round(self.share.value, 4),
+            "brier": round(self.brier, 4),
+            "ece": round(self.ece, 4),
+        }
 
-def evaluate(
-    policy: Policy, outcomes: Outcomes, rng: np.random.Generator, *, dataset: str, notes: Sequence[str] = ()
-) -> Report:
+
+def evaluate(policy: Policy, outcomes: Outcomes, rng: np.random.Generator, *, dataset: str) -> Report:
     """Raises `DataError` where the outcomes leave nothing to compare."""
     known, columns, left_out = known_experts(outcomes, policy.experts_)
     predicted = policy.predict(known.queries).quality[:, columns]
@@ -108,7 +117,6 @@ def evaluate(
             name: [(float(c), float(q)) for c, q in zip(curve.cost, curve.quality, strict=True)]
             for name, curve in curves.items()
         },
-        notes=tuple(notes),
     )
 
 
@@ -152,9 +160,10 @@ def known_experts(outcomes: Outcomes, known: Sequence[str]) -> tuple[Outcomes, l
     columns = [find(name, known) for name in outcomes.experts]
     kept = [k for k, column in enumerate(columns) if column is not None]
     out = {outcomes.experts[k]: "the policy does not know it" for k, c in enumerate(columns) if c is None}
-    if not kept:
+    if len(kept) < 2:
         raise DataError(
-            f"the policy knows none of {', '.join(outcomes.experts)}; it knows: {', '.join(sorted(known))}"
+            f"the policy knows {len(kept)} of {', '.join(outcomes.experts)}, two are needed to choose between; "
+            f"it knows: {', '.join(sorted(known))}"
         )
     return experts_of(outcomes, kept), [column for column in columns if column is not None], out
 

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from policies import policy_class
 from router.artifact import Artifact, EncoderStamp, pack
-from router.errors import DataError
+from router.errors import ConfigError, DataError
 from router.policy import Policy
 from router.types import Outcomes, Queries
 from training.data import Table, rows_of
@@ -17,17 +18,23 @@ REFERENCE_QUERIES = 1_024
 
 
 def build(kind: str, params: Mapping[str, Any], seed: int) -> Policy:
-    """The policy of a kind, unfitted. Raises `DataError` for a parameter that it does not have."""
+    """The policy of a kind, unfitted. Raises `ConfigError` for a parameter that it does not have or take."""
     policy = policy_class(kind)
     known = inspect.signature(policy).parameters
-    unknown = sorted(set(params) - set(known))
-    if unknown:
-        raise DataError(f"the policy {kind} has no parameter {unknown[0]!r}; it has: {', '.join(known) or 'none'}")
-    return policy(**{"rng": seed, **params} if "rng" in known else dict(params))
+    checked = {"rng": seed} if "rng" in known else {}
+    for name, value in params.items():
+        if name not in known:
+            raise ConfigError(f"the policy {kind} has no parameter {name!r}; it has: {', '.join(known) or 'none'}")
+        try:
+            checked[name] = TypeAdapter(known[name].annotation).validate_python(value)
+        except ValidationError as error:
+            problem = error.errors()[0]["msg"]
+            raise ConfigError(f"the policy {kind}, parameter {name}: {problem}, got {value!r}") from error
+    return policy(**checked)
 
 
 def fit(policy: Policy, table: Table, encoder: EncoderStamp | None, seed: int) -> Artifact:
-    """Fits `policy` on the table's outcomes. Raises `DataError` where there is nothing to choose from."""
+    """Fits `policy` on the table's outcomes. Raises `DataError` where there is nothing to choose between."""
     outcomes = table.outcomes
     if len(outcomes.experts) < 2:
         raise DataError(f"the tables hold one model only, {outcomes.experts[0]!r}: there is nothing to choose")

@@ -24,13 +24,12 @@ def show(report: Report, console: "Console") -> None:
         table.add_row(heading, "", "", f"{report.area[name].value:.4f}", f"{half.value:.4f}" if half else "")
     console.print(table)
     for line in (
-        f"cheapest is {report.cheapest.expert}, best single {report.best.expert}; half cost is half the latter's",
+        f"cheapest: {report.cheapest.expert}; best single: {report.best.expert}, whose half is the half cost",
         f"area above the static mix: {_spelled(report.gain, '+.4f')}",
         f"share of the way from it to the oracle: {_spelled(report.share, '.3f')}",
         f"quality above it at half cost: {_spelled(report.half_cost['gain'], '+.4f')}",
         f"Brier score {report.brier:.4f}, calibration error {report.ece:.4f}",
         *(f"left out: {name}: {reason}" for name, reason in report.left_out.items()),
-        *(f"note: {note}" for note in report.notes),
     ):
         console.print(line, highlight=False, markup=False)
 
