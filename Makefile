@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CONFIG ?= pointsman.yaml
 PORT ?= 8000
 
-.PHONY: install demo serve test test-remote test-torch check bench-proxy clean
+.PHONY: install demo serve test test-remote test-torch test-node check bench-proxy clean
 
 install: $(VENV)/.installed
 
@@ -43,6 +43,16 @@ test-torch:
 	build/venv-torch/bin/python -m pip install --quiet 'torch==2.13.0'
 	build/venv-torch/bin/python -m pip install --quiet --editable '.[train,dev,export]'
 	build/venv-torch/bin/python -m pytest -m 'slow or not slow' tests/router/test_encoder_graph.py tests/router/test_gates.py
+
+# The official Node client against a running gateway; needs node and npm.
+test-node: $(VENV)/.dev build/node/.installed
+	POINTSMAN_TEST_NODE=1 $(BIN)/python -m pytest tests/clients
+
+build/node/.installed: tests/clients/node/package.json
+	mkdir -p build/node
+	cp $< build/node/
+	cd build/node && npm install --silent --no-audit --no-fund --no-package-lock
+	touch $@
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
