@@ -81,7 +81,7 @@ class Encoder:
         except RuntimeError as error:
             raise EncoderError(f"OpenVINO cannot load {export.graph}: {error}") from error
         self._request: Any = compiled.create_infer_request()
-        self._cold = shapes(min(folder.window, 512))
+        self._cold = shapes(folder.window)
         while self._cold and self._cold[0][0] == 1:
             self._warm()
         _forget_pages(export.weights)
@@ -221,10 +221,10 @@ def _forget_pages(path: Path) -> None:
     """
     if sys.platform != "linux":
         return
-    libc = ctypes.CDLL(None)
+    libc, mapped = ctypes.CDLL(None), str(path.resolve())
     for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
         fields = line.split(maxsplit=5)
         # read-only pages of a file: nothing can be lost
-        if len(fields) == 6 and fields[5] == str(path) and fields[1].startswith("r--"):
+        if len(fields) == 6 and fields[5] == mapped and fields[1].startswith("r--"):
             start, end = (int(bound, 16) for bound in fields[0].split("-"))
             libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_DONTNEED)

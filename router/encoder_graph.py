@@ -18,7 +18,7 @@ from router.errors import EncoderError
 
 FAMILY = ("bert", "roberta", "xlm-roberta", "camembert")
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
-POOLINGS = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_max_tokens": "max"}
+POOLINGS = ("cls", "mean", "max")
 HIDDEN = -1e4  # added to the score of a padded place: exp() of it is 0 in every precision
 
 
@@ -32,8 +32,6 @@ def _foreign(folder: EncoderFolder) -> str | None:
     """Why the graph cannot be written from the safetensors alone; None: it can."""
     config = folder.config
     kinds = [kind for kind, _ in folder.modules]
-    poolings = [read_config(path) for kind, path in folder.modules if kind == "Pooling"]
-    modes = [key for pooling in poolings for key, on in pooling.items() if key.startswith("pooling_mode_") and on]
     if folder.model_type not in FAMILY:
         return f"its type is {folder.model_type!r}"
     if config.get("position_embedding_type", "absolute") != "absolute":
@@ -42,11 +40,23 @@ def _foreign(folder: EncoderFolder) -> str | None:
         return f"its activation is {config.get('hidden_act')!r}"
     if kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) - {"Dense", "Normalize"}:
         return f"its modules are {kinds}"
-    if len(modes) != 1 or modes[0] not in POOLINGS:
-        return f"its pooling is {modes}"
+    if _pooling(folder) not in POOLINGS:
+        return f"its pooling is {_pooling(folder)!r}"
     if any(kind == "Dense" and not (path / "model.safetensors").is_file() for kind, path in folder.modules):
         return "its dense layer has no model.safetensors"
     return None if folder.weights.is_file() else "it has no model.safetensors in one piece"
+
+
+def _pooling(folder: EncoderFolder) -> str:
+    """How token vectors become one; several ways at once are joined by "+"."""
+    config = read_config(next(path for kind, path in folder.modules if kind == "Pooling"))
+    if "pooling_mode" in config:  # as sentence-transformers writes it since version 6
+        mode = config["pooling_mode"]
+        return mode if isinstance(mode, str) else "+".join(map(str, mode))
+    modes = [
+        key.removeprefix("pooling_mode_") for key, on in config.items() if key.startswith("pooling_mode_") and on
+    ]
+    return "+".join(mode.removesuffix("_tokens").removesuffix("_token") for mode in modes)
 
 
 def read_weights(path: Path) -> dict[str, Any]:
@@ -167,8 +177,7 @@ class _Writer:
         return self.norm(self.op.add(self.linear(wide, f"{name}.output.dense"), x), f"{name}.output.LayerNorm")
 
     def pool(self, x: Any, mask: Any) -> Any:
-        config = read_config(next(path for kind, path in self.folder.modules if kind == "Pooling"))
-        kind = next(kind for key, kind in POOLINGS.items() if config.get(key))
+        kind = _pooling(self.folder)
         if kind == "cls":
             return self.op.gather(x, self.constant(0), self.constant(1))
         if kind == "max":

@@ -26,6 +26,7 @@ TENDER = re.compile(r"[./](value|v|v_proj|v_lin)[./]")
 LARGE_TABLE = 1000  # rows: a table of words, not one of places or types
 MEASURED_TOKENS = 64
 ROUNDS = 15
+HOPELESS_MS = 3000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +86,9 @@ def _milliseconds(compiled: Any) -> float:
     """The best time of one text; infinite where the precision does not work on this CPU."""
     request = compiled.create_infer_request()
     ids, mask = np.ones((1, MEASURED_TOKENS), np.int32), np.ones((1, MEASURED_TOKENS), np.float32)
-    times = []
-    for _ in range(ROUNDS):
+    times: list[float] = []
+    # emulated arithmetic can take seconds: what is that slow need not be timed well
+    while len(times) < ROUNDS and sum(times) < HOPELESS_MS:
         start = time.perf_counter()
         request.infer({0: ids, 1: mask}, share_inputs=True)
         times.append((time.perf_counter() - start) * 1e3)

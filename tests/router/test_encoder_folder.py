@@ -56,3 +56,14 @@ def test_a_default_prompt_is_put_before_every_text(tmp_path):
     facts = {"prompts": {"query": "query: "}, "default_prompt_name": "query"}
     (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(facts))
     assert Tokens(open_folder(str(tmp_path))).ids("hello") == plain
+
+
+def test_the_window_may_stand_with_the_tokenizer(tmp_path):
+    write_bert(tmp_path)
+    (tmp_path / "sentence_bert_config.json").write_text("{}")
+    (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 40}')
+    assert open_folder(str(tmp_path)).window == 40
+
+
+def test_the_window_is_never_wider_than_the_models_places(tmp_path):
+    assert open_folder(str(write_bert(tmp_path, window=10_000))).window == 64

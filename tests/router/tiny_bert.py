@@ -50,7 +50,7 @@ def write_bert(
     for _, path in modules:
         (folder / path).mkdir(parents=True, exist_ok=True)
     listed = [
-        {"idx": i, "path": path, "type": f"sentence_transformers.models.{kind}"}
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for i, (kind, path) in enumerate(modules)
     ]
     _write(folder / "modules.json", listed)
