@@ -51,20 +51,22 @@ def train(
     from rich.console import Console
 
     from router.artifact import save
-    from training.data import read_tables
+    from training.data import TRAIN, read_tables
     from training.fit import build, fit
 
     console = Console(stderr=True)
     policy = build(kind, _parameters(settings), seed)
-    table = read_tables(paths)
+    table = read_tables(paths).split(split)
+    held_out = _held_out(paths) if split == TRAIN else {}
     for note in table.notes:
         _note(console, note)
     stamp = None
     if policy.reads_query:
-        table, stamp = _embedded(table, encoder, console)
+        (table, *others), stamp = _embedded([table, *held_out.values()], encoder, console)
+        held_out = dict(zip(held_out, others, strict=True))
     with console.status(f"fitting {kind}"):
-        artifact = fit(policy, table.split(split), stamp, seed)
-        artifact = _judged(artifact, policy, table, split, seed, console)
+        artifact = fit(policy, table, stamp, seed)
+        artifact = _judged(artifact, policy, held_out, seed, console)
     version = save(artifact, out)
     if as_json:
         card = {"artifact": str(out), "kind": kind, "version": version, "experts": artifact.experts}
@@ -94,49 +96,56 @@ def evaluate(
 
     console = Console(stderr=True)
     policy, artifact = load_policy(folder)
-    table = read_tables(paths).split(split)
-    for note in table.notes:
+    tables = [read_tables([path]).split(split) for path in paths]
+    notes = [f"{path.name}: {note}" for path, table in zip(paths, tables, strict=True) for note in table.notes]
+    for note in notes:
         _note(console, note)
     if artifact.encoder is not None:
-        table, _ = _embedded(table, encoder or artifact.encoder.name, console, artifact)
+        tables, _ = _embedded(tables, encoder or artifact.encoder.name, console, artifact)
     reports = []
-    for source, outcomes in table.by_source().items():
-        with console.status(f"judging on {source}"):
-            reports.append(judge(policy, outcomes, np.random.default_rng(seed), dataset=source))
+    for path, table in zip(paths, tables, strict=True):
+        with console.status(f"judging on {path.name}"):
+            reports.append(judge(policy, table.outcomes, np.random.default_rng(seed), dataset=path.stem))
         show(reports[-1], Console())
     if out is not None:
         card = {"kind": artifact.kind, "version": artifact.version}
-        report = {"artifact": card, "split": split, "seed": seed, "notes": table.notes}
+        report = {"artifact": card, "split": split, "seed": seed, "notes": notes}
         _write_json(out, {**report, "reports": [report.as_json() for report in reports]})
         console.print(f"[green]wrote[/] {out}")
 
 
+def _held_out(paths: tuple[Path, ...]) -> "dict[str, Table]":
+    """Each table's held-out rows, by the table's name; a table without any is left out."""
+    from training.data import VAL, read_tables
+
+    tables = {path.stem: read_tables([path]) for path in paths}
+    return {name: table.split(VAL) for name, table in tables.items() if VAL in table.splits}
+
+
 def _judged(
-    artifact: "Artifact", policy: "Policy", table: "Table", split: str, seed: int, console: "Console"
+    artifact: "Artifact", policy: "Policy", held_out: "dict[str, Table]", seed: int, console: "Console"
 ) -> "Artifact":
-    """The artifact with held-out metrics, where it was trained on `train` and the tables hold some out."""
+    """The artifact with what the policy reaches on held-out rows."""
     from dataclasses import replace
 
     import numpy as np
 
-    from training.data import TRAIN, VAL
+    from training.data import VAL
     from training.evaluate import evaluate as judge
 
-    if split != TRAIN or VAL not in table.splits:
-        return artifact
     found = {}
-    for source, outcomes in table.split(VAL).by_source().items():
+    for name, table in held_out.items():
         try:
-            found[source] = judge(policy, outcomes, np.random.default_rng(seed), dataset=source).brief()
+            found[name] = judge(policy, table.outcomes, np.random.default_rng(seed), dataset=name).brief()
         except DataError as error:
-            _note(console, f"not judged on {source}: {error}")
+            _note(console, f"not judged on {name}: {error}")
     return replace(artifact, metrics={**artifact.metrics, VAL: found})
 
 
 def _embedded(
-    table: "Table", name: str, console: "Console", artifact: "Artifact | None" = None
-) -> "tuple[Table, EncoderStamp]":
-    """The table with its vectors, cached ones where known. Raises where the encoder is not the artifact's."""
+    tables: "list[Table]", name: str, console: "Console", artifact: "Artifact | None" = None
+) -> "tuple[list[Table], EncoderStamp]":
+    """The tables with their vectors, cached ones where known. Raises where the encoder is not the artifact's."""
     from rich.progress import Progress
 
     from router.artifact import EncoderStamp, check_encoder
@@ -150,14 +159,16 @@ def _embedded(
         stamp = EncoderStamp(name=encoder.name, revision=encoder.revision, dimension=encoder.dimension)
         if artifact is not None:
             check_encoder(artifact, stamp.name, stamp.revision, stamp.dimension)
-        prompts = table.outcomes.queries.prompts
-        assert prompts is not None
+        cache = VectorCache(encoder)
         with Progress(console=console, transient=True) as progress:
-            task = progress.add_task("embedding prompts", total=len(prompts))
-            vectors = VectorCache(encoder).embed(prompts, lambda done: progress.advance(task, done))
+            task = progress.add_task("embedding prompts", total=sum(len(table.outcomes) for table in tables))
+            embedded = [
+                table.embedded(cache.embed(table.prompts, lambda done: progress.advance(task, done)))
+                for table in tables
+            ]
     finally:
         encoder.close()
-    return table.embedded(vectors), stamp
+    return embedded, stamp
 
 
 def _parameters(settings: tuple[str, ...]) -> dict[str, Any]:

@@ -26,15 +26,18 @@ CHARS_PER_TOKEN = 4.0  # where the table does not count them
 class Table:
     """Outcomes with one row per distinct prompt; the vectors are [n, 0] until `embedded`.
 
-    `sources` names the first file that had a prompt. `digest` covers the files and the split. `notes` are the
-    decisions that reading took, one line each.
+    `digest` covers the files and the split. `notes` are the decisions that reading took, one line each.
     """
 
     outcomes: Outcomes
     splits: tuple[str, ...]
-    sources: tuple[str, ...]
     digest: str
     notes: tuple[str, ...]
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        assert self.outcomes.queries.prompts is not None
+        return self.outcomes.queries.prompts
 
     def split(self, name: str) -> "Table":
         """The rows of one split; `all` are all. Raises `DataError` listing the splits there are."""
@@ -43,27 +46,16 @@ class Table:
         rows = np.flatnonzero(np.array(self.splits) == name)
         if not len(rows):
             raise DataError(f"no row is in the split {name!r}; there are: {', '.join(sorted({*self.splits, ALL}))}")
-        return replace(self._rows(rows), digest=hashlib.sha256(f"{self.digest} {name}".encode()).hexdigest())
-
-    def by_source(self) -> dict[str, Outcomes]:
-        """Each file's prompts by themselves, with the experts that were observed on them."""
-        parts = {}
-        for source in dict.fromkeys(self.sources):
-            part = rows_of(self.outcomes, np.flatnonzero(np.array(self.sources) == source))
-            parts[source] = experts_of(part, np.flatnonzero(np.isfinite(part.quality).any(axis=0)).tolist())
-        return parts
-
-    def embedded(self, vectors: Floats) -> "Table":
-        queries = replace(self.outcomes.queries, embeddings=vectors)
-        return replace(self, outcomes=replace(self.outcomes, queries=queries))
-
-    def _rows(self, rows: NDArray[np.intp]) -> "Table":
         return replace(
             self,
             outcomes=rows_of(self.outcomes, rows),
             splits=tuple(self.splits[row] for row in rows),
-            sources=tuple(self.sources[row] for row in rows),
+            digest=hashlib.sha256(f"{self.digest} {name}".encode()).hexdigest(),
         )
+
+    def embedded(self, vectors: Floats) -> "Table":
+        queries = replace(self.outcomes.queries, embeddings=vectors)
+        return replace(self, outcomes=replace(self.outcomes, queries=queries))
 
 
 def rows_of(outcomes: Outcomes, rows: NDArray[np.intp]) -> Outcomes:
@@ -119,7 +111,6 @@ class _Rows:
     prompts: dict[str, int] = field(default_factory=dict)
     models: dict[str, int] = field(default_factory=dict)
     splits: list[str] = field(default_factory=list)
-    sources: list[str] = field(default_factory=list)
     domains: list[str] = field(default_factory=list)
     cells: list[tuple[NDArray[np.intp], NDArray[np.intp]]] = field(default_factory=list)
     numbers: dict[str, list[Floats]] = field(default_factory=dict)
@@ -130,26 +121,25 @@ class _Rows:
         query = np.empty(size, dtype=np.intp)
         places = zip(batch.texts["prompt"], batch.optional("split"), batch.optional("domain"), strict=True)
         for i, (prompt, split, domain) in enumerate(places):
-            query[i] = self._query(str(prompt), split, domain, batch.path.stem)
+            query[i] = self._query(str(prompt), split, domain)
         models = batch.texts["model"]
         model = np.array([self.models.setdefault(str(name), len(self.models)) for name in models], dtype=np.intp)
         self.cells.append((query, model))
         hidden = [str(kind).startswith("lower_bound") for kind in batch.optional("cost_kind")]
         for name, values in (
             ("score", batch.numbers["score"]),
-            ("cost_usd", np.where(hidden, np.nan, _cost(batch.numbers))),
+            ("cost_usd", np.where(hidden, np.nan, cost_of(batch.numbers))),
             ("output_tokens", np.where(hidden, np.nan, batch.numbers["output_tokens"])),
             ("input_tokens", batch.numbers["input_tokens"]),
         ):
             self.numbers.setdefault(name, []).append(values)
 
-    def _query(self, prompt: str, split: str | None, domain: str | None, source: str) -> int:
+    def _query(self, prompt: str, split: str | None, domain: str | None) -> int:
         row = self.prompts.setdefault(prompt, len(self.prompts))
-        split = split or _hashed_split(prompt)
+        split = split or hashed_split(prompt)
         if row == len(self.splits):
             self.splits.append(split)
             self.domains.append(domain or "")
-            self.sources.append(source)
         elif self.splits[row] != split:
             self.moved.add(row)
             if self.splits[row] == TRAIN:
@@ -164,14 +154,14 @@ class _Rows:
         cell = query * shape[1] + model
         numbers = {name: np.concatenate(parts) for name, parts in self.numbers.items()}
         quality, cost, length = (
-            _means(cell, numbers[name], shape[0] * shape[1]).reshape(shape)
+            means_by(cell, numbers[name], shape[0] * shape[1]).reshape(shape)
             for name in ("score", "cost_usd", "output_tokens")
         )
         unseen = ~np.isfinite(quality).any(axis=0)
         names = tuple(self.models)
         if unseen.any():
             raise DataError(f"model {names[int(unseen.argmax())]!r}: every score is empty")
-        counted = _means(query, numbers["input_tokens"], shape[0])
+        counted = means_by(query, numbers["input_tokens"], shape[0])
         guessed = np.array([len(prompt) / CHARS_PER_TOKEN for prompt in self.prompts])
         queries = Queries(
             embeddings=np.zeros((shape[0], 0), dtype=np.float32),
@@ -180,13 +170,7 @@ class _Rows:
             domains=tuple(self.domains) if any(self.domains) else None,
         )
         outcomes = Outcomes(queries=queries, experts=names, quality=quality, cost_usd=cost, output_tokens=length)
-        return Table(
-            outcomes=outcomes,
-            splits=tuple(self.splits),
-            sources=tuple(self.sources),
-            digest=digest,
-            notes=self._notes(cell),
-        )
+        return Table(outcomes=outcomes, splits=tuple(self.splits), digest=digest, notes=self._notes(cell))
 
     def _notes(self, cell: NDArray[np.intp]) -> tuple[str, ...]:
         notes = []
@@ -197,14 +181,14 @@ class _Rows:
         return tuple(notes)
 
 
-def _cost(numbers: dict[str, Floats]) -> Floats:
+def cost_of(numbers: dict[str, Floats]) -> Floats:
     """Per row: as given, else derived from tokens and prices, else NaN."""
     spent = numbers["input_tokens"] * numbers["price_in_per_1m"]
     spent = spent + numbers["output_tokens"] * numbers["price_out_per_1m"]
     return np.asarray(np.where(np.isfinite(numbers["cost_usd"]), numbers["cost_usd"], spent / 1e6))
 
 
-def _means(index: NDArray[np.intp], values: Floats, size: int) -> Floats:
+def means_by(index: NDArray[np.intp], values: Floats, size: int) -> Floats:
     """Mean of the finite values that share an index; NaN where there is none."""
     finite = np.isfinite(values)
     count = np.bincount(index[finite], minlength=size)
@@ -212,6 +196,6 @@ def _means(index: NDArray[np.intp], values: Floats, size: int) -> Floats:
     return np.asarray(np.divide(total, count, out=np.full(size, np.nan), where=count > 0))
 
 
-def _hashed_split(prompt: str) -> str:
+def hashed_split(prompt: str) -> str:
     digest = hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).digest()
     return VAL if int.from_bytes(digest[:4]) < HELD_OUT * 2**32 else TRAIN

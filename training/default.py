@@ -24,6 +24,7 @@ from training.fit import build, fit
 from training.roster import ROSTER
 
 SEED = 0
+TWO_MODEL_PROMPTS = 1_000
 
 Grouping = Callable[[Outcomes], dict[str, list[int]]]
 
@@ -69,37 +70,49 @@ def tiers(outcomes: Outcomes, roster: Mapping[str, tuple[str, Tier | None]] = RO
 
 
 def with_tiers(table: Table) -> Table:
-    """The table as the shipped policy learns it: known models, then tiers."""
+    """The table as the shipped policy learns it: known models, then tiers.
+
+    Where but two models were asked, a tier is one model and no mean: only some of those prompts teach tiers.
+    """
     outcomes = table.outcomes
-    return replace(table, outcomes=grouped(outcomes, known_names(outcomes) | tiers(outcomes)))
+    models, classes = known_names(outcomes), tiers(outcomes)
+    learned = grouped(outcomes, models | classes)
+    few = np.flatnonzero(np.isfinite(learned.quality[:, : len(models)]).sum(axis=1) < 3)
+    surplus = np.random.default_rng(SEED).permutation(few)[TWO_MODEL_PROMPTS:]
+    learned.quality[surplus, len(models) :] = np.nan
+    return replace(table, outcomes=learned)
 
 
-def held_out(policy: Policy, table: Table, groups: Grouping) -> dict[str, object]:
-    """The policy on each source's held-out prompts, with `groups` as the pool to choose from."""
-    found: dict[str, object] = {}
-    for source, outcomes in table.split(VAL).by_source().items():
-        pool = groups(outcomes)
-        if len(pool) > 1:
-            rng = np.random.default_rng(SEED)
-            found[source] = evaluate(policy, grouped(outcomes, pool), rng, dataset=source).brief()
-    return found
+def held_out(policy: Policy, tables: Mapping[str, Table], groups: Grouping) -> dict[str, object]:
+    """The policy on each table's held-out prompts, with `groups` as the pool to choose from."""
+    return {
+        name: evaluate(
+            policy,
+            grouped(table.outcomes, groups(table.outcomes)),
+            np.random.default_rng(SEED),
+            dataset=name,
+        ).brief()
+        for name, table in tables.items()
+    }
 
 
 def main(folder: Path, out: Path, say: Callable[[str], None]) -> None:
-    table = read_tables(sorted(folder.glob("*.parquet")))
+    paths = sorted(folder.glob("*.parquet"))
+    tables = {"": read_tables(paths).split(TRAIN)} | {path.stem: read_tables([path]).split(VAL) for path in paths}
     encoder = Encoder(EncoderSettings())
     encoder.load()
-    say(f"{len(table.outcomes):,} prompts, {len(table.outcomes.experts)} models; encoding what is not cached")
-    table = table.embedded(VectorCache(encoder).embed(table.outcomes.queries.prompts or ()))
+    say(f"{len(tables[''].prompts):,} prompts; encoding those that are not cached")
+    cache = VectorCache(encoder)
+    tables = {name: table.embedded(cache.embed(table.prompts)) for name, table in tables.items()}
     encoder.close()
     stamp = EncoderStamp(name=encoder.name, revision=encoder.revision, dimension=encoder.dimension)
     policy = build("cluster", {}, SEED)
-    artifact = fit(policy, with_tiers(table.split(TRAIN)), stamp, SEED)
-    metrics = {f"val_{name}": held_out(policy, table, groups) for name, groups in POOLS.items()}
+    artifact = fit(policy, with_tiers(tables.pop("")), stamp, SEED)
+    metrics = {f"val_{name}": held_out(policy, tables, groups) for name, groups in POOLS.items()}
     say(f"wrote {out}, version {save(replace(artifact, metrics={**artifact.metrics, **metrics}), out)}")
     for pool, reports in metrics.items():
-        for source, report in reports.items():
-            say(f"{pool} {source}: {report}")
+        for name, report in reports.items():
+            say(f"{pool} {name}: {report}")
 
 
 #: The pools on which the artifact is judged.

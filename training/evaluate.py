@@ -16,6 +16,7 @@ from router.policy import Policy
 from router.types import Floats, Outcomes
 from training.curve import Curve, Sample, resampled, static_mix
 from training.data import experts_of
+from training.own_cost import expected_cost
 
 RESAMPLES = 1_000
 LEVEL = 0.95
@@ -60,6 +61,7 @@ class Report:
     area: Mapping[str, Interval]  # static_mix, policy, oracle
     gain: Interval
     share: Interval
+    own_cost: Mapping[str, Interval]  # gain, share: where the choice reckons with the policy's own expected costs
     half_cost: Mapping[str, Interval]  # static_mix, policy, gain
     brier: float
     ece: float
@@ -84,13 +86,15 @@ class Report:
 def evaluate(policy: Policy, outcomes: Outcomes, rng: np.random.Generator, *, dataset: str) -> Report:
     """Raises `DataError` where the outcomes leave nothing to compare."""
     known, columns, left_out = known_experts(outcomes, policy.experts_)
-    predicted = policy.predict(known.queries).quality[:, columns]
+    estimate = policy.predict(known.queries)
+    predicted, lengths = estimate.quality[:, columns], estimate.output_tokens[:, columns]
     brier, ece = calibration(predicted, known.quality)
     rows, kept, without = comparable(known)
     cells = np.ix_(rows, kept)
     sample = Sample(quality=known.quality[cells], cost=known.cost_usd[cells])
     names = tuple(known.experts[k] for k in kept)
     paths = {"policy": sample.swept(predicted[cells]), "oracle": sample.swept(sample.quality)}
+    paths["own"] = sample.swept(predicted[cells], expected_cost(known, lengths)[cells])
     table = np.concatenate([_figures(sample, paths, w) for w in resampled(len(rows), RESAMPLES, rng)])
     intervals = {name: _interval(table[:, i]) for i, name in enumerate(FIGURES)}
     cost, quality = sample.cost.mean(axis=0), sample.quality.mean(axis=0)
@@ -110,6 +114,7 @@ def evaluate(policy: Policy, outcomes: Outcomes, rng: np.random.Generator, *, da
         area={name: intervals[f"area {name}"] for name in ("static_mix", "policy", "oracle")},
         gain=intervals["gain"],
         share=intervals["share"],
+        own_cost={"gain": intervals["own gain"], "share": intervals["own share"]},
         half_cost={name: intervals[f"half {name}"] for name in ("static_mix", "policy", "gain")},
         brier=brier,
         ece=ece,
@@ -129,6 +134,8 @@ FIGURES = (
     "half static_mix",
     "half policy",
     "half gain",
+    "own gain",
+    "own share",
 )
 
 
@@ -140,12 +147,14 @@ def _figures(sample: Sample, paths: Mapping[str, tuple[Floats, Floats]], weights
     for b in range(len(weights)):
         low, high = costs[b].min(), costs[b, qualities[b].argmax()]
         mix = static_mix(costs[b], qualities[b])
-        policy, oracle = (Curve.through(points[name][0][b], points[name][1][b]) for name in ("policy", "oracle"))
-        floor, area, top = (curve.area(low, high) for curve in (mix, policy, oracle))
-        share = (area - floor) / (top - floor) if top > floor else 0.0
+        curves = (Curve.through(points[name][0][b], points[name][1][b]) for name in ("policy", "oracle", "own"))
+        policy, oracle, own = curves
+        floor, area, top, other = (curve.area(low, high) for curve in (mix, policy, oracle, own))
+        share, own_share = ((a - floor) / (top - floor) if top > floor else 0.0 for a in (area, other))
         half = max(high / 2, low)
         there = policy.at(half) - mix.at(half)
-        rows.append((floor, area, top, area - floor, share, mix.at(half), policy.at(half), there))
+        halves = (mix.at(half), policy.at(half), there)
+        rows.append((floor, area, top, area - floor, share, *halves, other - floor, own_share))
     return np.array(rows)
 
 

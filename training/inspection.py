@@ -12,10 +12,7 @@ from numpy.typing import NDArray
 from router.errors import DataError
 from router.types import Floats
 from training.cards import COVERED, ArtifactCard, Expert, Headroom, Model, PairsCard, TableCard, judge
-from training.data import TRAIN
-from training.data import _cost as cost_of
-from training.data import _hashed_split as hashed_split
-from training.data import _means as means_by
+from training.data import TRAIN, cost_of, hashed_split, means_by
 from training.importers import detect
 from training.records import RecordFile
 from training.source import Batch, batches

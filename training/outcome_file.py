@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.errors import DataError
-from training.data import _hashed_split as hashed_split
+from training.data import hashed_split
 from training.importers.base import Importer, Judgment, Row
 from training.records import Record
 

@@ -27,6 +27,7 @@ def show(report: Report, console: "Console") -> None:
         f"cheapest: {report.cheapest.expert}; best single: {report.best.expert}, whose half is the half cost",
         f"area above the static mix: {_spelled(report.gain, '+.4f')}",
         f"share of the way from it to the oracle: {_spelled(report.share, '.3f')}",
+        f"the same, by the policy's own expected costs: {_spelled(report.own_cost['share'], '.3f')}",
         f"quality above it at half cost: {_spelled(report.half_cost['gain'], '+.4f')}",
         f"Brier score {report.brier:.4f}, calibration error {report.ece:.4f}",
         *(f"left out: {name}: {reason}" for name, reason in report.left_out.items()),
