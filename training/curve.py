@@ -59,9 +59,9 @@ def _slope(cost: Floats, quality: Floats, a: int, b: int) -> float:
 def sweep(quality: Floats, cost: Floats, points: int = 120) -> Iterator[Floats]:
     """The choices [n] of `argmax quality - lambda * cost` at ever higher lambda, from the best to the cheapest.
 
-    `quality` [n, K] is predicted, `cost` [K] expected. Repeated choices are left out.
+    `quality` [n, K] is predicted, `cost` [K] or [n, K] expected. Repeated choices are left out.
     """
-    gaps = np.diff(np.unique(cost))
+    gaps = np.diff(np.unique(cost if cost.ndim == 1 else cost.mean(axis=0)))
     widest, narrowest = (float(gaps.sum()), float(gaps.min())) if len(gaps) else (1.0, 1.0)
     before = None
     for price in (0.0, *np.geomspace(1e-3 / widest, 2.0 / narrowest, points)):
@@ -78,13 +78,13 @@ class Sample:
     quality: Floats
     cost: Floats
 
-    def swept(self, predicted: Floats) -> tuple[Floats, Floats]:
+    def swept(self, predicted: Floats, expected: Floats | None = None) -> tuple[Floats, Floats]:
         """What choosing by `predicted` [n, K] costs and reaches on each query at each lambda; both [n, L].
 
-        The expected cost of an expert is its mean over the sample.
+        The choice reckons with the `expected` cost [n, K]; default: each expert's mean over the sample.
         """
         rows = np.arange(len(self.quality))
-        choices = list(sweep(predicted, self.cost.mean(axis=0)))
+        choices = list(sweep(predicted, self.cost.mean(axis=0) if expected is None else expected))
         cost = np.stack([self.cost[rows, choice] for choice in choices], axis=1)
         quality = np.stack([self.quality[rows, choice] for choice in choices], axis=1)
         return cost, quality
