@@ -25,6 +25,7 @@ from router.conversation import query_text
 from router.encoder_export import Export, exported
 from router.encoder_folder import open_folder
 from router.encoder_precision import options
+from router.encoder_runtime import load_openvino
 from router.encoder_tokens import Tokens, batches, shapes
 from router.errors import EncoderError
 
@@ -68,7 +69,7 @@ class Encoder:
 
         Raises `EncoderError`: no such model, an export that fails, a cache folder that cannot be written.
         """
-        import openvino
+        openvino = load_openvino()
 
         folder = open_folder(self.settings.model)
         export = exported(folder, self.settings)

@@ -25,6 +25,7 @@ from router.encoder_check import sample_prompts
 from router.encoder_folder import EncoderFolder, file_digest, open_folder
 from router.encoder_graph import build
 from router.encoder_precision import Precision, choose
+from router.encoder_runtime import load_openvino
 from router.encoder_tokens import Tokens, batches
 from router.errors import EncoderError
 
@@ -87,7 +88,7 @@ def exported(folder: EncoderFolder, settings: EncoderSettings) -> Export:
 
 def _machine() -> str:
     """What the choice of precision depends on, shortened: a cache may be shared by unlike machines."""
-    import openvino
+    openvino = load_openvino()
 
     core = openvino.Core()
     facts = [FORMAT, openvino.__version__, core.get_property("CPU", "FULL_DEVICE_NAME")]
@@ -125,7 +126,7 @@ def _export_in_child(folder: EncoderFolder, place: Path) -> None:
 
 def export(folder: EncoderFolder, place: Path) -> None:
     """Builds, checks and writes an export. Whole or not at all, whoever else writes there at the same time."""
-    import openvino
+    openvino = load_openvino()
 
     core = openvino.Core()
     tokens = Tokens(folder)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from router.encoder_folder import EncoderFolder, read_config
+from router.encoder_runtime import load_openvino
 from router.encoder_torch import convert
 from router.errors import EncoderError
 
@@ -99,9 +100,7 @@ class _Writer:
     """Writes BERT, and RoBERTa, which differs in where its positions begin."""
 
     def __init__(self, folder: EncoderFolder) -> None:
-        from openvino import opset13
-
-        self.op = opset13
+        self.op = load_openvino().opset13
         self.folder = folder
         self.config = folder.config
         self.weights = _Weights(folder.weights)
@@ -109,8 +108,8 @@ class _Writer:
         self.size = int(self.config["hidden_size"]) // self.heads
 
     def model(self) -> Any:
-        from openvino import Model, Type
-
+        openvino = load_openvino()
+        Model, Type = openvino.Model, openvino.Type
         ids = self.op.parameter([-1, -1], Type.i32, name="ids")
         mask = self.op.parameter([-1, -1], Type.f32, name="mask")
         absent = self.op.subtract(self.constant(1.0, np.float32), mask)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.encoder_check import neighbour_agreement
+from router.encoder_runtime import load_openvino
 from router.errors import EncoderError
 
 Precision = Literal["bf16", "f16", "int8", "f32"]
@@ -65,8 +66,11 @@ def choose(core: Any, build: Callable[[], Any], embed: Callable[[Any], Vectors])
     timed: list[tuple[float, Precision, Any]] = []
     for precision in offered:
         model = reduced(build(), precision)
-        compiled = core.compile_model(model, "CPU", options(precision))
-        timed.append((_milliseconds(compiled), precision, model))
+        try:
+            timed.append((_milliseconds(core.compile_model(model, "CPU", options(precision))), precision, model))
+        except RuntimeError as error:
+            if precision == "f32":
+                raise EncoderError(f"OpenVINO cannot run the encoder's graph: {error}") from error
     exact = next(model for _, precision, model in timed if precision == "f32")
     threads = min(os.cpu_count() or 1, 4)
     reference = embed(core.compile_model(exact, "CPU", options("f32", threads)))
@@ -119,17 +123,14 @@ def reduced(model: Any, precision: Precision) -> Any:
 
 def _matrix(output: Any) -> Vectors | None:
     """The values of a constant float32 matrix; None for anything else."""
-    from openvino import Type
-
     node = output.get_node()
-    constant = node.get_type_name() == "Constant" and output.get_element_type() == Type.f32
+    constant = node.get_type_name() == "Constant" and output.get_element_type() == load_openvino().Type.f32
     return np.array(node.data) if constant and len(output.get_partial_shape()) == 2 else None
 
 
 def _in_int8(weights: Vectors, group: int) -> Any:
     """A matrix as int8, `group` numbers of a row to a scale: a form that the CPU plugin keeps compressed."""
-    from openvino import opset13 as op
-
+    op = load_openvino().opset13
     shape = weights.shape
     parts = weights if group == shape[1] else weights.reshape(len(weights), -1, group)
     scale = np.maximum(np.abs(parts).max(axis=-1, keepdims=True), 1e-12) / 127

@@ -10,6 +10,7 @@ import numpy as np
 
 from router.encoder_check import sample_prompts
 from router.encoder_folder import EncoderFolder
+from router.encoder_runtime import load_openvino
 from router.errors import EncoderError
 
 LEAST_COSINE = 0.999  # between the converted graph and torch: an export can be silently wrong
@@ -29,7 +30,7 @@ def convert(folder: EncoderFolder, reason: str) -> Any:
             f"encoder {folder.name!r} must be exported through torch, since {reason}, and {error.name} is not "
             "installed: pip install 'pointsman[export]' (without a GPU: pip install torch==2.13.0 first)"
         ) from error
-    import openvino
+    openvino = load_openvino()
 
     class Graph(torch.nn.Module):  # type: ignore[misc]
         def __init__(self, model: Any) -> None:
@@ -56,7 +57,7 @@ def convert(folder: EncoderFolder, reason: str) -> Any:
 
 
 def _compare(converted: Any, graph: Any, tokenizer: Any, folder: EncoderFolder) -> None:
-    import openvino
+    openvino = load_openvino()
     import torch
 
     compiled = openvino.Core().compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

@@ -19,6 +19,7 @@ from router.encoder_check import neighbour_agreement, sample_prompts
 from router.encoder_folder import open_folder
 from router.encoder_graph import build
 from router.encoder_precision import options
+from router.encoder_runtime import load_openvino
 from router.encoder_tokens import Tokens, batches
 from router.errors import EncoderError
 
@@ -280,7 +281,7 @@ def test_a_serving_process_holds_no_torch():
 @pytest.mark.data
 @pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data")
 def test_real_prompts_keep_their_nearest_neighbours(minilm):
-    import openvino
+    openvino = load_openvino()
     import pyarrow.parquet as parquet
 
     tables = sorted(DATA.glob("*.parquet"))

@@ -12,6 +12,7 @@ from router.encoder_check import sample_prompts
 from router.encoder_folder import EncoderFolder, open_folder
 from router.encoder_graph import build
 from router.encoder_precision import options
+from router.encoder_runtime import load_openvino
 from router.encoder_tokens import Tokens, padded
 from router.errors import EncoderError
 
@@ -19,7 +20,7 @@ IDS = [2, 9, 31, 77, 60, 12, 110, 8, 3]
 
 
 def compiled(folder: EncoderFolder):
-    import openvino
+    openvino = load_openvino()
 
     return openvino.Core().compile_model(build(folder), "CPU", options("f32"))
 

@@ -11,11 +11,12 @@ from router.encoder_check import neighbour_agreement, sample_prompts
 from router.encoder_folder import open_folder
 from router.encoder_graph import build
 from router.encoder_precision import choose, options, reduced
+from router.encoder_runtime import load_openvino
 from router.errors import EncoderError
 
 
 def test_a_precision_that_loses_neighbours_is_not_chosen(tmp_path):
-    import openvino
+    openvino = load_openvino()
 
     folder, rng = open_folder(str(write_bert(tmp_path))), np.random.default_rng(0)
 
@@ -27,7 +28,7 @@ def test_a_precision_that_loses_neighbours_is_not_chosen(tmp_path):
 
 
 def test_the_fastest_precision_that_keeps_the_neighbours_is_chosen(tmp_path, monkeypatch):
-    import openvino
+    openvino = load_openvino()
 
     folder = open_folder(str(write_bert(tmp_path)))
     times = iter([9.0, 2.0, 1.0, 1.5])  # f32, int8, and up to two more, in the order they are tried
@@ -39,7 +40,7 @@ def test_the_fastest_precision_that_keeps_the_neighbours_is_chosen(tmp_path, mon
 
 
 def test_a_graph_that_gives_no_unit_vectors_is_refused(tmp_path):
-    import openvino
+    openvino = load_openvino()
 
     folder = open_folder(str(write_bert(tmp_path)))
     with pytest.raises(EncoderError, match="broken"):
@@ -62,7 +63,7 @@ def test_neighbour_agreement_counts_the_rows_whose_nearest_changed():
 
 @pytest.mark.parametrize("precision", ["int8", "f32"])
 def test_int8_points_nearly_and_float32_exactly_where_the_weights_point(tmp_path, precision):
-    import openvino
+    openvino = load_openvino()
 
     folder = open_folder(str(write_bert(tmp_path)))
     model = reduced(build(folder), precision)
