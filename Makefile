@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CONFIG ?= pointsman.yaml
 PORT ?= 8000
 
-.PHONY: install demo serve test test-remote test-torch test-node check bench-proxy clean
+.PHONY: install demo serve test test-remote test-torch test-node check bench-proxy bench-quality clean
 
 install: $(VENV)/.installed
 
@@ -62,6 +62,10 @@ check: $(VENV)/.dev
 # Beside LiteLLM's proxy and a bare FastAPI + aiohttp, each in an environment of its own under build/; needs cc.
 bench-proxy: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/proxy.py $(ARGS)
+
+# What each policy reaches on the held-out prompts of ../shared/data, against the goals; ARGS="--seeds 0 1 2 3 4".
+bench-quality: $(VENV)/.dev
+	$(BIN)/python tests/benchmarks/quality.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -27,7 +27,14 @@ def test_a_longer_answer_is_expected_to_cost_its_price_more() -> None:
     assert np.allclose(longer, [[8e-4, 1e-4]], rtol=1e-3)
 
 
-def test_an_expert_without_known_lengths_costs_its_mean() -> None:
+def test_an_expert_without_known_lengths_costs_by_the_prompt() -> None:
     table = outcomes()
     table.output_tokens[:, 1] = np.nan
-    assert np.allclose(expected_cost(table, np.ones((50, 2)))[:, 1], table.cost_usd[:, 1].mean())
+    table.cost_usd[:, 1] = (table.queries.input_tokens * 0.5 + 256.0) / 1e6
+    assert np.allclose(expected_cost(table, np.full((50, 2), 300.0))[:, 1], table.cost_usd[:, 1], rtol=1e-3)
+
+
+def test_an_expert_without_costs_is_expected_to_cost_nothing_known() -> None:
+    table = outcomes()
+    table.cost_usd[:, 1] = np.nan
+    assert (expected_cost(table, np.ones((50, 2)))[:, 1] == 0).all()
