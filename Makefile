@@ -34,7 +34,7 @@ test: $(VENV)/.dev
 test-remote:
 	$(MAKE) VENV=build/venv-remote build/venv-remote/.dev
 	build/venv-remote/bin/python -m pip install --quiet --editable '.[train,dev,remote]'
-	build/venv-remote/bin/python -m pytest tests/router/test_remote.py tests/router/test_prices.py
+	build/venv-remote/bin/python -m pytest tests/router/test_remote.py tests/router/test_prices.py tests/clients/test_litellm.py
 
 # The encoder against sentence-transformers, and the export of models that are no plain BERT. torch==2.13.0 first:
 # a bare torch would bring gigabytes for a GPU that is not there.

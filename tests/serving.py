@@ -199,20 +199,41 @@ def upstream(other_loop: Loop) -> Iterator[Upstream]:
     upstream.stop()
 
 
-@pytest.fixture
-def world(other_loop: Loop, artifact: Path, redis_url: str) -> Iterator[World]:
-    small, large = Upstream(other_loop), Upstream(other_loop)
+@contextlib.contextmanager
+def new_world(loop: Loop, artifact: Path, redis_url: str) -> Iterator[World]:
+    small, large = Upstream(loop), Upstream(loop)
     settings = {
         "experts": [expert("small", small.url), expert("large", large.url)],
         "policy": {"artifact": str(artifact)},
         "ledger": {"url": redis_url},
     }
-    world = World(other_loop, settings, small, large)
+    world = World(loop, settings, small, large)
     yield world
     for gateway in world.running:
         gateway.stop()
     for upstream in (small, large):
         upstream.stop()
+
+
+@pytest.fixture
+def world(other_loop: Loop, artifact: Path, redis_url: str) -> Iterator[World]:
+    with new_world(other_loop, artifact, redis_url) as world:
+        yield world
+
+
+@pytest.fixture(scope="session")
+def one_for_all(other_loop: Loop, artifact: Path, redis_url: str) -> Iterator[World]:
+    with new_world(other_loop, artifact, redis_url) as world:
+        world.start()
+        yield world
+
+
+@pytest.fixture
+def steady(one_for_all: World) -> World:
+    """A running world that many tests share: for those that count nothing and let no expert fail."""
+    one_for_all.small.forget()
+    one_for_all.large.forget()
+    return one_for_all
 
 
 @pytest.fixture

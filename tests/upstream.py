@@ -208,6 +208,12 @@ class Upstream:
     def script(self, *behaviours: Behaviour) -> None:
         self._script.extend(behaviours)
 
+    def forget(self) -> None:
+        """As it was before the first request, but for the connections that are kept."""
+        self.always = polite
+        self._script.clear()
+        self.requests.clear()
+
     def wait_for(self, count: int) -> Received:
         """The `count`-th request, waited for."""
         deadline = time.monotonic() + WAIT_S
