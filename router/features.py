@@ -87,9 +87,12 @@ class Reader:
         norms = np.sqrt(np.asarray(table.multiply(table).sum(axis=1)).ravel()) + 1e-9
         table = (sparse.diags(1.0 / norms) @ table).tocsr()
         known = np.flatnonzero(rarity)
-        axes = np.zeros((min(TOPICS, len(found) - 1, len(known)), shape[1]), dtype=np.float32)
-        if len(axes):
-            axes[:, known] = _main_axes(table[:, known], len(axes), np.random.default_rng(seed))
+        rank = min(TOPICS, len(found) - 1, len(known))
+        if rank < 1:
+            return
+        main = _main_axes(table[:, known], rank, np.random.default_rng(seed))
+        axes = np.zeros((len(main), shape[1]), dtype=np.float32)
+        axes[:, known] = main
         self._rarity = rarity.astype(np.float16).astype(np.float32)
         # in half precision, as they are stored
         self._topics = np.ascontiguousarray(axes.T).astype(np.float16)
@@ -214,7 +217,7 @@ def _labels(queries: Queries, rng: np.random.Generator) -> NDArray[np.intp]:
 
 
 def _main_axes(table: Any, rank: int, rng: np.random.Generator, rounds: int = 4) -> Floats:
-    """The strongest right singular vectors [rank, columns] of a sparse table, strongest first, their signs fixed.
+    """The strongest right singular vectors [at most rank, columns] of a sparse table, their signs fixed.
 
     Randomised (Halko, Martinsson and Tropp, 2011): a few products with the whole table.
     """
