@@ -22,8 +22,7 @@ LEAST_PROMPTS = 8  # per cluster, on average
 PSEUDO_COUNTS = (3.0, 10.0, 30.0, 100.0)
 HELD_OUT = 0.2  # of the training prompts, to choose what was not given
 DIFFICULTY_PRIOR = 5.0  # observations' worth of belief that a cluster is no harder than the coarser one around it
-PROMPT_PRIOR = 1.0  # the same for a prompt, compared with its clusters
-ROUNDS = 5  # in which difficulties and experts are told apart
+ROUNDS = 8  # in which difficulties and experts are told apart
 LEAST_VARIANCE = 0.05  # of one answer, where the estimate is close to 0 or 1
 
 
@@ -181,13 +180,13 @@ def learn(shares: Sequence[Floats], quality: Floats, pseudo_count: float) -> Tab
 def _difficulty(share: Floats, left: Floats, seen: Floats) -> tuple[Floats, Floats]:
     """What the experts have in common, on each prompt [n, 1] and in each cluster [C, 1].
 
-    `left` [n, K] is what is left to explain, zero where unseen. Taking the prompt's own part out lets experts that
-    were seen on different prompts compare on the same ground: two tables may hold like prompts, one of them harder.
+    `left` [n, K] is what is left to explain, zero where unseen. Where several experts were seen on a prompt, it is
+    theirs alone: so experts that were seen on different prompts compare on the same ground, even where two tables
+    hold like prompts and one of them the harder ones. A prompt with one answer is taken for its clusters' like.
     """
     observed, total = seen.sum(axis=1, keepdims=True), left.sum(axis=1, keepdims=True)
     common = (share.T @ total) / (share.T @ observed + DIFFICULTY_PRIOR)
-    expected = share @ common
-    return expected + (total - observed * expected) / (observed + PROMPT_PRIOR), common
+    return np.where(observed > 1, total / np.maximum(observed, 1), share @ common), common
 
 
 def shares(closeness: Floats, nearest: int, temperature: float) -> Floats:
