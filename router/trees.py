@@ -35,12 +35,12 @@ class Forest:
     def __init__(self, arrays: Mapping[str, NDArray[Any]], depth: int) -> None:
         self.arrays = dict(arrays)
         self.depth = depth
-        self._feature = self.arrays["feature"].astype(np.intp)
-        self._cut = self.arrays["cut"]
-        child = self.arrays["child"].astype(np.intp)
-        self._child = np.ascontiguousarray(child)
-        self._leaf = self.arrays["leaf"].astype(np.intp)
-        self._root = self.arrays["root"].astype(np.intp)
+        # a node's place is twice its number here, so that its children stand at it and beside it
+        self._feature = np.repeat(self.arrays["feature"].astype(np.intp), 2)
+        self._cut = np.repeat(self.arrays["cut"], 2)
+        self._child = 2 * self.arrays["child"].astype(np.intp)
+        self._leaf = np.repeat(self.arrays["leaf"].astype(np.intp), 2)
+        self._root = 2 * self.arrays["root"].astype(np.intp)
         self._values = self.arrays["values"].astype(np.float32)
 
     def predict(self, features: Floats) -> Floats:
@@ -52,11 +52,12 @@ class Forest:
         width = features.shape[1]
         flat = np.ascontiguousarray(features, dtype=np.float32).ravel()
         trees = len(self._root)
-        at = np.tile(self._root, len(features))
-        offset = np.repeat(np.arange(len(features)) * width, trees)
+        alone = len(features) == 1
+        at = self._root if alone else np.tile(self._root, len(features))
+        offset = 0 if alone else np.repeat(np.arange(len(features)) * width, trees)
         for _ in range(self.depth):
             above = flat.take(offset + self._feature.take(at)) > self._cut.take(at)
-            at = self._child.take(2 * at + above)
+            at = self._child.take(at + above)
         values = self._values.take(self._leaf.take(at), axis=0)
         return np.asarray(values.reshape(len(features), trees, -1).mean(axis=1))
 
