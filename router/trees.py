@@ -103,7 +103,7 @@ def grow(features: Floats, target: Floats, growth: Growth, seed: int) -> tuple[F
         max_samples=max(1, round(0.9 * len(target))),
         n_jobs=2,
         random_state=seed,
-    ).fit(features, target)
+    ).fit(features, target if target.shape[1] > 1 else target[:, 0])
     forest = packed([tree.tree_ for tree in model.estimators_])
     total, count = np.zeros(target.shape), np.zeros(len(target))
     for tree, drawn in zip(model.estimators_, model.estimators_samples_, strict=True):
