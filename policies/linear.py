@@ -18,7 +18,7 @@ from router.features import ReadingPolicy, table_of
 from router.ridge import RidgePath, ridge
 from router.types import Floats, Outcomes, Queries
 
-WAVES = 600
+WAVES = 400
 LEAST_STD = 0.01
 
 
