@@ -185,8 +185,9 @@ def _difficulty(share: Floats, left: Floats, seen: Floats) -> tuple[Floats, Floa
     hold like prompts and one of them the harder ones. A prompt with one answer is taken for its clusters' like.
     """
     observed, total = seen.sum(axis=1, keepdims=True), left.sum(axis=1, keepdims=True)
-    common = (share.T @ total) / (share.T @ observed + DIFFICULTY_PRIOR)
-    return np.where(observed > 1, total / np.maximum(observed, 1), share @ common), common
+    own = total / np.maximum(observed, 1)
+    common = (share.T @ own) / (share.T @ np.minimum(observed, 1) + DIFFICULTY_PRIOR)
+    return np.where(observed > 1, own, share @ common), common
 
 
 def shares(closeness: Floats, nearest: int, temperature: float) -> Floats:

@@ -5,7 +5,7 @@ Columns: `prompt`, `model`, `score` in [0, 1] are needed. Read where present: `s
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -61,30 +61,31 @@ class Table:
 def rows_of(outcomes: Outcomes, rows: NDArray[np.intp]) -> Outcomes:
     """The outcomes of some queries, in the order given."""
     queries = outcomes.queries
-    return replace(
-        outcomes,
-        queries=Queries(
-            embeddings=queries.embeddings[rows],
-            input_tokens=queries.input_tokens[rows],
-            prompts=None if queries.prompts is None else tuple(queries.prompts[row] for row in rows),
-            domains=None if queries.domains is None else tuple(queries.domains[row] for row in rows),
-            features=None if queries.features is None else queries.features[rows],
-        ),
-        quality=outcomes.quality[rows],
-        cost_usd=outcomes.cost_usd[rows],
-        output_tokens=outcomes.output_tokens[rows],
+    kept = Queries(
+        embeddings=queries.embeddings[rows],
+        input_tokens=queries.input_tokens[rows],
+        prompts=None if queries.prompts is None else tuple(queries.prompts[row] for row in rows),
+        domains=None if queries.domains is None else tuple(queries.domains[row] for row in rows),
+        features=None if queries.features is None else queries.features[rows],
     )
+    return _matrices(replace(outcomes, queries=kept), lambda matrix: matrix[rows])
 
 
 def experts_of(outcomes: Outcomes, columns: Sequence[int]) -> Outcomes:
     """The outcomes of some experts, in the order given."""
     kept = list(columns)
+    named = replace(outcomes, experts=tuple(outcomes.experts[k] for k in kept))
+    return _matrices(named, lambda matrix: matrix[:, kept])
+
+
+def _matrices(outcomes: Outcomes, part: Callable[[Floats], Floats]) -> Outcomes:
     return replace(
         outcomes,
-        experts=tuple(outcomes.experts[k] for k in kept),
-        quality=outcomes.quality[:, kept],
-        cost_usd=outcomes.cost_usd[:, kept],
-        output_tokens=outcomes.output_tokens[:, kept],
+        quality=part(outcomes.quality),
+        cost_usd=part(outcomes.cost_usd),
+        output_tokens=part(outcomes.output_tokens),
+        latency_s=None if outcomes.latency_s is None else part(outcomes.latency_s),
+        propensity=None if outcomes.propensity is None else part(outcomes.propensity),
     )
 
 

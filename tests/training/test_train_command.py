@@ -1,0 +1,146 @@
+"""`pointsman train` and `pointsman evaluate`, from the command line to the files."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from outcome_tables import FakeEncoder, rows, write_csv, write_parquet
+
+from policies import load_policy
+from router.config import EncoderSettings
+from router.errors import ArtifactError, ConfigError, DataError
+from training.commands import evaluate, train
+
+
+@pytest.fixture(autouse=True)
+def encoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeEncoder:
+    """Stands in for the real encoder, and keeps its vectors in a folder of the test's own."""
+    fake = FakeEncoder()
+
+    class Encoder:
+        def __new__(cls, settings: EncoderSettings) -> FakeEncoder:  # type: ignore[misc]
+            fake.name = settings.model
+            return fake
+
+    fake.load = fake.close = lambda: None  # type: ignore[attr-defined]
+    monkeypatch.setattr("router.embedding.Encoder", Encoder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return fake
+
+
+@pytest.fixture
+def run() -> Callable[..., Result]:
+    def run(command: object, *args: object) -> Result:
+        return CliRunner().invoke(command, [str(arg) for arg in args], catch_exceptions=False)  # type: ignore[arg-type]
+
+    return run
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_csv(tmp_path / "outcomes.csv", rows(160))
+
+
+def test_training_writes_an_artifact_that_routes(run: Callable[..., Result], data: Path, tmp_path: Path) -> None:
+    result = run(train, "--data", data, "--out", tmp_path / "made")
+    assert result.exit_code == 0
+    assert "wrote" in result.stderr
+    policy, artifact = load_policy(tmp_path / "made")
+    assert artifact.experts == ("cheap", "maths", "large")
+    assert artifact.encoder is not None
+    assert artifact.encoder.name == "all-MiniLM-L6-v2"
+    assert policy.predict(artifact.reference).quality.shape == (120, 3)
+
+
+def test_the_artifact_carries_what_it_reaches_on_held_out_prompts(
+    run: Callable[..., Result], data: Path, tmp_path: Path
+) -> None:
+    card = json.loads(run(train, "--data", data, "--out", tmp_path / "made", "--json").stdout)
+    assert card["train_prompts"] == 120
+    assert card["val"]["outcomes"]["queries"] == 40
+    assert load_policy(tmp_path / "made")[1].metrics["val"] == card["val"]
+
+
+def test_parameters_are_set_by_name(run: Callable[..., Result], data: Path, tmp_path: Path) -> None:
+    run(train, "--data", data, "--out", tmp_path / "made", "--set", "clusters=5", "--set", "pseudo_count=2.5")
+    policy, _ = load_policy(tmp_path / "made")
+    assert policy.params["clusters"] == 5
+    assert policy.params["pseudo_count"] == 2.5
+
+
+@pytest.mark.parametrize(
+    ("args", "error", "message"),
+    [
+        (["--set", "clusters"], ConfigError, "expected NAME=VALUE"),
+        (["--set", "depth=3"], ConfigError, "no parameter 'depth'"),
+        (["--policy", "oracle"], ConfigError, "'oracle'; there are"),
+        (["--split", "test"], DataError, "'test'; there are: all, train, val"),
+        (["--data", "nowhere.csv"], DataError, "nowhere.csv"),
+    ],
+)
+def test_a_mistake_is_an_error_that_names_it(
+    run: Callable[..., Result], data: Path, tmp_path: Path, args: list[str], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        run(train, "--data", data, "--out", tmp_path / "made", *args)
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_policy_that_reads_no_query_embeds_nothing(
+    run: Callable[..., Result], data: Path, tmp_path: Path, encoder: FakeEncoder
+) -> None:
+    run(train, "--data", data, "--out", tmp_path / "made", "--policy", "static")
+    run(evaluate, "--data", data, "--artifact", tmp_path / "made")
+    assert encoder.encoded == []
+
+
+def test_nothing_is_embedded_twice(
+    run: Callable[..., Result], data: Path, tmp_path: Path, encoder: FakeEncoder
+) -> None:
+    run(train, "--data", data, "--out", tmp_path / "made")
+    run(evaluate, "--data", data, "--artifact", tmp_path / "made")
+    assert len(encoder.encoded) == len(set(encoder.encoded)) == 160
+
+
+def test_evaluation_prints_the_bounds_and_writes_every_figure(
+    run: Callable[..., Result], data: Path, tmp_path: Path
+) -> None:
+    run(train, "--data", data, "--out", tmp_path / "made")
+    result = run(evaluate, "--data", data, "--artifact", tmp_path / "made", "--json", tmp_path / "out.json")
+    for shown in ("cheapest", "random", "best single", "static mix", "policy", "oracle", "Brier"):
+        assert shown in result.stdout
+    content = json.loads((tmp_path / "out.json").read_text())
+    (report,) = content["reports"]
+    assert report["dataset"] == "outcomes"
+    assert report["queries"] == 40
+    assert report["gain"]["low"] <= report["gain"]["value"] <= report["gain"]["high"]
+
+
+def test_each_table_is_judged_by_itself(run: Callable[..., Result], data: Path, tmp_path: Path) -> None:
+    other = write_parquet(tmp_path / "other.parquet", rows(80, seed=1))
+    run(train, "--data", data, "--data", other, "--out", tmp_path / "made")
+    args = ["--data", data, "--data", other, "--artifact", tmp_path / "made", "--json", tmp_path / "out.json"]
+    run(evaluate, *args)
+    reports = json.loads((tmp_path / "out.json").read_text())["reports"]
+    assert [(report["dataset"], report["queries"]) for report in reports] == [("outcomes", 40), ("other", 20)]
+
+
+def test_a_table_without_costs_trains_and_says_that_it_was_not_judged(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
+    bare = [{key: row[key] for key in ("prompt", "model", "score", "split")} for row in rows(80)]
+    data = write_csv(tmp_path / "bare.csv", bare)
+    result = run(train, "--data", data, "--out", tmp_path / "made")
+    assert "not judged on bare" in result.stderr
+    assert load_policy(tmp_path / "made")[1].metrics["val"] == {}
+
+
+def test_an_artifact_of_another_encoder_is_refused(
+    run: Callable[..., Result], data: Path, tmp_path: Path, encoder: FakeEncoder
+) -> None:
+    run(train, "--data", data, "--out", tmp_path / "made")
+    encoder.revision = "2"
+    with pytest.raises(ArtifactError, match=r"revision 1.*revision 2"):
+        run(evaluate, "--data", data, "--artifact", tmp_path / "made")
