@@ -20,6 +20,7 @@ from router.experts.pool import PoolError
 
 log = logging.getLogger("pointsman")
 CHAT_PATH = "/v1/chat/completions"
+SURFACES = ("embeddings", "route", "models")  # whose failures are counted
 
 
 class Application(FastAPI):
@@ -67,8 +68,25 @@ def create_app(settings: Settings) -> Application:
     return app
 
 
+def _exchange(request: Request) -> Exchange:
+    """The request's bookkeeping; made here for a request that failed before it had one."""
+    exchange = getattr(request.state, "exchange", None)
+    if not isinstance(exchange, Exchange):
+        exchange = request.state.exchange = Exchange(request.headers.raw)
+    return exchange
+
+
+def _log(request: Request, exchange: Exchange, level: int, what: str) -> None:
+    path = request.url.path[:200]
+    log.log(level, "request=%s caller=%s path=%s %s", exchange.request_id, exchange.caller, path, what)
+
+
 def _respond(request: Request, answer: Failure) -> Response:
-    exchange = getattr(request.state, "exchange", None) or Exchange(request.headers.raw)
+    exchange = _exchange(request)
+    service: Service = request.app.state.service
+    surface = request.url.path.removeprefix("/v1/")
+    if surface in SURFACES:
+        service.metrics.answered(surface, "", answer.status)
     response = Response(answer.body, answer.status, media_type="application/json")
     response.raw_headers.extend([*exchange.headers(), *answer.headers])
     return response
@@ -77,12 +95,19 @@ def _respond(request: Request, answer: Failure) -> Response:
 async def _ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, PointsmanError | PoolError)
     answer = describe(error)
-    log.info("path=%s status=%d %s", request.url.path, answer.status, type(error).__name__)
+    exchange = _exchange(request)
+    what = exchange.failures() or type(error).__name__
+    _log(
+        request,
+        exchange,
+        logging.INFO if answer.status < 500 else logging.WARNING,
+        f"status={answer.status} {what}",
+    )
     return _respond(request, answer)
 
 
 async def _gone(request: Request, _: Exception) -> Response:
-    log.info("path=%s gone", request.url.path)
+    _log(request, _exchange(request), logging.INFO, "gone")
     return Response(status_code=499)  # nobody reads it
 
 
@@ -98,9 +123,8 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:
-    log.error(
-        "path=%s %s\n%s", request.url.path, type(error).__name__, "".join(traceback.format_tb(error.__traceback__))
-    )
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    _log(request, _exchange(request), logging.ERROR, f"{type(error).__name__}\n{frames}")
     return _respond(request, internal())
 
 

@@ -10,12 +10,13 @@ import secrets
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import orjson
 
 from gateway.chat_request import ChatRequest, parse_chat
-from gateway.errors import Failure, describe, internal, stream_error
+from gateway.errors import Failure, describe, failure, internal, stream_error
 from gateway.service import Service
 from gateway.wire import JSON, ClientGone, Headers, read_body, send_failure, until_gone
 from router.errors import (
@@ -46,9 +47,11 @@ class Exchange:
         "call",
         "caller",
         "decision",
+        "most_tokens",
         "request_id",
         "streaming",
         "upstream_s",
+        "wants_stream",
         "wishes",
     )
 
@@ -64,6 +67,8 @@ class Exchange:
         self.attempts: list[Attempt] = []
         self.streaming = False  # the head of a stream is sent: what fails from now on is an event
         self.upstream_s = 0.0
+        self.wants_stream = False
+        self.most_tokens: int | None = None
         self.wishes: Wishes | None = None
 
     def failures(self) -> str:
@@ -114,6 +119,8 @@ class Chat:
             data = await read_body(scope["headers"], receive, service.settings.limits.body_bytes)
             request = parse_chat(data, scope["headers"], service.chat_experts)
             await until_gone(self._answer(exchange, request, scope["headers"], send), receive)
+        except asyncio.CancelledError:
+            await self._stopped(exchange, send)
         except ClientGone:
             self._bill_unheard(exchange)
             log.info("request=%s caller=%s gone", exchange.request_id, exchange.caller)
@@ -132,7 +139,8 @@ class Chat:
     async def _answer(self, exchange: Exchange, request: ChatRequest, headers: Headers, send: Any) -> None:
         service = self._service
         exchange.wishes = request.wishes
-        exchange.decision = decision = await self._decide(request)
+        exchange.wants_stream, exchange.most_tokens = request.stream, request.max_output_tokens
+        exchange.decision = decision = await decide(service, request)
         call = Call(
             surface=SURFACE,
             body=request.body,
@@ -164,19 +172,6 @@ class Chat:
             assert served.answer is not None
             await self._whole(exchange, served, served.answer, send)
 
-    async def _decide(self, request: ChatRequest) -> Decision:
-        router = self._service.router
-        if request.expert is None:
-            decision = await router.decide(request.query(), request.wishes)
-            self._service.metrics.encode_s.observe(decision.encode_s)
-            return decision
-        if not request.wishes.fallback:
-            return router.named(request.expert)
-        try:
-            return await router.decide(request.query(), request.wishes, first=request.expert)
-        except (NoExpertFits, NoHealthyExpert):
-            return router.named(request.expert)  # no other could help: the caller's own choice stands alone
-
     def _bill_unheard(self, exchange: Exchange) -> None:
         """The caller left before an answer came: its expert had read the prompt and written for a while.
 
@@ -187,13 +182,12 @@ class Chat:
             return
         expert = call.asked[-1]
         load, spec = service.ledger.load(expert), service.pool.experts[expert].spec
-        writing_s = exchange.upstream_s - (load.ttft_s or spec.ttft_s)
-        written = max(int(writing_s / (load.token_s or spec.token_s)), 0)
-        most = service.router.expected_length(expert, None)
+        waited_s = max(asyncio.get_running_loop().time() - call.asked_at, 0.0)
+        writing_s = max(waited_s - (load.ttft_s or spec.ttft_s), 0.0)
+        written = 0 if exchange.wants_stream else int(writing_s / (load.token_s or spec.token_s))
+        most = service.router.expected_length(expert, exchange.most_tokens)
         usage = Usage(call.input_tokens, min(written, round(most)), estimated=True)
-        service.meter(
-            expert, usage, ok=True, ttft_s=exchange.upstream_s, took_s=exchange.upstream_s, streamed=False
-        )
+        service.meter(expert, usage, ok=True, ttft_s=waited_s, took_s=waited_s, streamed=False)
         service.metrics.answered(SURFACE, expert, 499)
 
     def _patience_s(self, headers: Headers) -> float:
@@ -216,9 +210,8 @@ class Chat:
                 self._service.missed(attempt.expert, attempt.failure.kind)
 
     async def _whole(self, exchange: Exchange, served: Served, answer: Answer, send: Any) -> None:
-        took_s = exchange.upstream_s
         cost_nano = self._service.meter(
-            served.expert, answer.usage, ok=True, ttft_s=answer.ttft_s, took_s=took_s, streamed=False
+            served.expert, answer.usage, ok=True, ttft_s=answer.ttft_s, took_s=served.took_s, streamed=False
         )
         body = answer.body
         assert exchange.decision is not None and exchange.wishes is not None
@@ -261,7 +254,8 @@ class Chat:
             await send({"type": "http.response.body", "body": b""})
             ok, status = True, 200
         except asyncio.CancelledError:
-            ok, status = True, 499  # the caller left: no failure of the expert
+            ok = True  # the caller left, or the gateway stops: no failure of the expert
+            status = 499
             raise
         except ExpertError as error:
             status = 502
@@ -279,6 +273,17 @@ class Chat:
                 )
                 service.metrics.answered(SURFACE, served.expert, status)
 
+    async def _stopped(self, exchange: Exchange, send: Any) -> None:
+        """The gateway stops and the time for what was under way is over: the caller is told, not cut off."""
+        log.warning("request=%s caller=%s ended by the gateway's stop", exchange.request_id, exchange.caller)
+        answer = failure(503, "the gateway is stopping", code="stopping")
+        if exchange.streaming:
+            await send({"type": "http.response.body", "body": b"data: " + answer.body + b"\n\n"})
+        else:
+            answer.headers.append((b"retry-after", b"1"))
+            self._bill_unheard(exchange)
+            await send_failure(answer, exchange.headers(), send)
+
     async def _refuse(self, exchange: Exchange, failure: Failure, what: str, send: Any) -> None:
         expert = exchange.attempts[-1].expert if exchange.attempts else ""
         self._service.metrics.answered(SURFACE, expert, failure.status)
@@ -289,6 +294,19 @@ class Chat:
             level, "request=%s caller=%s status=%d %s", exchange.request_id, exchange.caller, failure.status, what
         )
         await send_failure(failure, exchange.headers(), send)
+
+
+async def decide(service: Service, request: ChatRequest) -> Decision:
+    """The router's decision, or the caller's own where the request names its expert. Raises `RequestError`."""
+    router = service.router
+    if request.expert is None:
+        decision = await router.decide(request.query(), request.wishes)
+        service.metrics.encode_s.observe(decision.encode_s)
+        return decision
+    if request.wishes.fallback:
+        with suppress(NoExpertFits, NoHealthyExpert):  # no other could help: the caller's own choice stands alone
+            return await router.decide(request.query(), request.wishes, first=request.expert)
+    return router.named(request.expert, request.input_tokens, request.max_output_tokens, request.wishes)
 
 
 def decision_json(decision: Decision) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from router.experts.base import Call
 
 SURFACE = "embeddings"
 MAX_INPUTS = 2048  # OpenAI's own limit
+AT_ONCE = 4  # texts of one request in the encoder's queue, so that routing never waits behind a large request
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,10 @@ async def encode_locally(request: EmbeddingsRequest, encoder: Encoder) -> bytes:
     form = request.body.get("encoding_format") or "float"
     if form not in ("float", "base64"):
         raise InvalidRequest(f"encoding_format: expected float or base64, got {form!r}", param="encoding_format")
-    vectors = await asyncio.gather(*(encoder.encode(text) for text in request.texts))
+    vectors: list[Vectors] = []
+    for start in range(0, len(request.texts), AT_ONCE):
+        part = request.texts[start : start + AT_ONCE]
+        vectors += await asyncio.gather(*(encoder.encode(text, keep=False) for text in part))
     usage = {"prompt_tokens": request.input_tokens, "total_tokens": request.input_tokens}
     rows = [
         {"object": "embedding", "index": i, "embedding": _written(vector, form)} for i, vector in enumerate(vectors)

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from router.errors import (
+    CALLERS_FAULT,
     BodyTooLarge,
     ExpertError,
     NoExpertFits,
@@ -82,7 +83,7 @@ def _request_status(error: RequestError) -> int:
 
 
 def _refused(error: ExpertError, *, retried: bool) -> Failure:
-    if error.kind in ("caller", "content_filter", "context_length"):
+    if error.kind in CALLERS_FAULT:
         return _passed_through(error)
     if error.kind == "rate_limit":
         answer = failure(429, f"{error}; its provider limits the rate", code="rate_limit_exceeded")

@@ -20,7 +20,7 @@ from router.config import (
     SimulatedSettings,
 )
 from router.embedding import Encoder
-from router.errors import ConfigError, PointsmanError
+from router.errors import CALLERS_FAULT, ConfigError, PointsmanError
 from router.experts.base import Expert
 from router.experts.pool import Pool
 from router.experts.prices import PriceMap, describe
@@ -155,7 +155,7 @@ class Service:
                 usage=usage,
                 cost_nano=cost_nano,
                 ttft_s=ttft_s if streamed else None,
-                token_s=(took_s - first_s) / rest if rest > 0 else None,
+                token_s=(took_s - first_s) / rest if rest > 0 and not usage.estimated else None,
             )
         )
         return cost_nano
@@ -163,4 +163,4 @@ class Service:
     def missed(self, expert: str, kind: str) -> None:
         """Counts one attempt that failed."""
         self.metrics.failures.labels(expert, kind).inc()
-        self.ledger.record(Entry(expert=expert, ok=False))
+        self.ledger.record(Entry(expert=expert, ok=kind in CALLERS_FAULT))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
 
-from gateway.chat import Exchange, decision_json
+from gateway.chat import Exchange, decide, decision_json
 from gateway.chat_request import ROUTED, parse_chat
 from gateway.embeddings import SURFACE, call_of, encode_locally, parse_embeddings
 from gateway.metrics import CONTENT_TYPE
@@ -15,6 +15,7 @@ from gateway.service import Service
 from gateway.wire import read_body, until_gone
 from router.errors import UnknownModel
 from router.experts.pool import PoolError
+from router.router import callers_choice
 
 api = APIRouter()
 
@@ -64,8 +65,12 @@ async def healthz() -> dict[str, str]:
 async def readyz(service: In) -> Response:
     """Whether requests can be routed. A ledger that is away degrades the gateway and does not stop it."""
     ledger = service.ledger.status()
+    ready = service.ready and (service.encoder is None or service.encoder.alive)
+    status = "ok" if ledger.ok else "degraded"
+    if not ready:
+        status = "encoder failed" if service.ready else "starting"
     state = {
-        "status": ("ok" if ledger.ok else "degraded") if service.ready else "starting",
+        "status": status,
         "policy": service.router.use.label if service.ready else None,
         "encoder": service.encoder.name if service.encoder is not None else None,
         "ledger": {"status": "ok" if ledger.ok else "degraded", "reason": ledger.reason, "owed": ledger.owed},
@@ -75,7 +80,7 @@ async def readyz(service: In) -> Response:
             if expert.spec.enabled
         },
     }
-    return Response(orjson.dumps(state), 200 if service.ready else 503, media_type="application/json")
+    return Response(orjson.dumps(state), 200 if ready else 503, media_type="application/json")
 
 
 @api.get("/metrics")
@@ -115,8 +120,7 @@ async def model(name: str, service: In, exchange: Known) -> Response:
 async def route(body: Body, request: Request, service: In, exchange: Known) -> Response:
     """The decision alone for a chat request; nothing is called and nothing is billed."""
     parsed = parse_chat(body, request.headers.raw, service.chat_experts)
-    first = parsed.expert
-    decision = await service.router.decide(parsed.query(), parsed.wishes, first=first)
+    decision = await decide(service, parsed)
     exchange.decision = decision
     return answer(decision_json(decision), exchange)
 
@@ -133,7 +137,7 @@ async def embeddings(body: Body, request: Request, service: In, exchange: Known)
         service.metrics.answered(SURFACE, encoder.name, 200)
         return answer(vectors, exchange)
     call = call_of(parsed, service, exchange.request_id)
-    exchange.decision = service.router.named(parsed.expert)
+    exchange.decision = callers_choice(parsed.expert)
     try:
         asking = service.pool.ask(call, [parsed.expert], attempts=1, streaming=False)
         served = await until_gone(asking, request.receive)

@@ -40,6 +40,7 @@ class _Job:
     key: bytes
     text: str
     future: "asyncio.Future[Vectors]"
+    keep: bool
 
 
 class Encoder:
@@ -97,9 +98,17 @@ class Encoder:
             self._thread.join()
             self._thread = None
 
-    async def encode(self, text: str) -> Vectors:
-        """The text's unit vector [d], read-only. Raises `EncoderError` if the encoder is not loaded or fails."""
-        if self._thread is None or not self._thread.is_alive():
+    @property
+    def alive(self) -> bool:
+        """Whether the worker runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    async def encode(self, text: str, *, keep: bool = True) -> Vectors:
+        """The text's unit vector [d], read-only. `keep`: in the cache, for texts that may well come again.
+
+        Raises `EncoderError` if the encoder is not loaded or fails.
+        """
+        if not self.alive:
             raise EncoderError("the encoder is not loaded")
         text = _valid(self._tokens.shorten(text))
         key = hashlib.blake2b(text.encode(), digest_size=16).digest()
@@ -111,7 +120,7 @@ class Encoder:
         future = self._inflight.get(key)
         if future is None or future.get_loop() is not loop:
             future = self._inflight[key] = loop.create_future()
-            self._jobs.put(_Job(key, text, future))
+            self._jobs.put(_Job(key, text, future, keep))
         # shielded: one caller who goes away must not take the answer from the others
         return await asyncio.shield(future)
 
@@ -176,8 +185,8 @@ class Encoder:
             for batch in batches(ids, self.window):
                 vectors = self._infer(*batch.arrays(ids, self._pad_id))
                 self._hand_over([(jobs[row], vector) for row, vector in zip(batch.rows, vectors, strict=True)])
-        except RuntimeError as error:
-            failure = EncoderError(f"the encoder failed: {error}")
+        except Exception as error:  # the worker's boundary: whatever one batch meets, the next one is computed
+            failure = EncoderError(f"the encoder failed: {type(error).__name__}: {error}")
             self._hand_over([(job, failure) for job in jobs])
 
     def _hand_over(self, results: "list[tuple[_Job, Vectors | EncoderError]]") -> None:
@@ -195,7 +204,8 @@ class Encoder:
                     job.future.set_exception(result)
                     job.future.exception()  # seen: no complaint if every caller has gone away
                 continue
-            self._cache[job.key] = result
+            if job.keep:
+                self._cache[job.key] = result
             if len(self._cache) > self.settings.cache_entries:
                 self._cache.popitem(last=False)
             if not job.future.done():

@@ -37,6 +37,9 @@ RETRYABLE: frozenset[str] = frozenset(
     {"connect", "timeout", "rate_limit", "server", "garbage", "cut", "auth", "context_length"}
 )
 
+#: Answers of a healthy expert to a request that was at fault.
+CALLERS_FAULT: frozenset[str] = frozenset({"caller", "context_length", "content_filter"})
+
 
 class PointsmanError(Exception):
     """The root: catch this to catch all of ours."""

@@ -21,6 +21,7 @@ from router.types import (
     Preference,
     Queries,
     Query,
+    Usage,
     Wishes,
 )
 
@@ -97,22 +98,21 @@ class Router:
     def _cost_usd(self, input_tokens: Floats | int, output_tokens: Floats) -> Floats:
         return np.asarray(input_tokens * self._input_usd + output_tokens * self._output_usd)
 
-    def named(self, expert: str) -> Decision:
-        """The decision of a caller who chose the expert: nothing is estimated."""
-        return Decision(
-            id="dec_" + secrets.token_hex(12),
-            order=(expert,),
-            policy=NAMED,
-            preference=self._preference,
-            experts=(),
-            quality=_NONE,
-            std=_NONE,
-            cost_usd=_NONE,
-            latency_s=_NONE,
-            utility=_NONE,
-            propensity=_NONE,
-            ruled_out={},
-        )
+    def named(self, expert: str, input_tokens: int, most_tokens: int | None, wishes: Wishes) -> Decision:
+        """The decision of a caller who chose the expert: nothing is estimated but its cost, for a cap on that.
+
+        Raises `NoExpertFits` over the cap, `InvalidRequest` for a wish that names what is not there.
+        """
+        self.check(wishes)
+        if wishes.max_cost_usd is not None:
+            usage = Usage(input_tokens, round(self.expected_length(expert, most_tokens)))
+            expected = self._specs[self.names.index(expert)].price.cost_usd(usage)
+            if expected > wishes.max_cost_usd:
+                raise NoExpertFits(
+                    f"expert {expert!r} expects {expected:.6g}, over max_cost_usd {wishes.max_cost_usd:g}",
+                    param="routing.max_cost_usd",
+                )
+        return callers_choice(expert, self._preference)
 
     def expected_length(self, expert: str, most: int | None) -> float:
         """Output tokens that an expert's answers have on average, at most `most`."""
@@ -237,6 +237,24 @@ class Router:
             load = self._load(spec.name)
             self._ttft_s[k] = spec.ttft_s if load.ttft_s is None else load.ttft_s
             self._token_s[k] = spec.token_s if load.token_s is None else load.token_s
+
+
+def callers_choice(expert: str, preference: Preference = "balanced") -> Decision:
+    """The decision of a caller who named the expert: nothing is estimated."""
+    return Decision(
+        id="dec_" + secrets.token_hex(12),
+        order=(expert,),
+        policy=NAMED,
+        preference=preference,
+        experts=(),
+        quality=_NONE,
+        std=_NONE,
+        cost_usd=_NONE,
+        latency_s=_NONE,
+        utility=_NONE,
+        propensity=_NONE,
+        ruled_out={},
+    )
 
 
 def why(decision: Decision) -> str:

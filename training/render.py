@@ -8,6 +8,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+VERDICTS = {
+    True: "the policy beats the static mix on these queries",
+    False: "the policy does NOT provably beat the static mix: a fixed choice of models may do as well",
+}
+
+
 def show(report: Report, console: "Console") -> None:
     """Prints the policy between its bounds, what of it is certain, and what was left out."""
     from rich import box
@@ -26,6 +32,7 @@ def show(report: Report, console: "Console") -> None:
     for line in (
         f"cheapest: {report.cheapest.expert}; best single: {report.best.expert}, whose half is the half cost",
         f"area above the static mix: {_spelled(report.gain, '+.4f')}",
+        VERDICTS[report.gain.low > 0],
         f"share of the way from it to the oracle: {_spelled(report.share, '.3f')}",
         f"the same, by the policy's own expected costs: {_spelled(report.own_cost['share'], '.3f')}",
         f"quality above it at half cost: {_spelled(report.half_cost['gain'], '+.4f')}",

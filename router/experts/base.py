@@ -1,5 +1,6 @@
 """The contract of an expert: take a request, answer or stream, report usage, say what it can and costs."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -14,11 +15,13 @@ class Call:
 
     surface: str  # "chat/completions", "embeddings": the path under /v1
     body: dict[str, Any]
-    deadline: float  # on the event loop's clock
+    deadline: float  # of all attempts together, on the event loop's clock
     request_id: str
     input_tokens: int = 0  # our estimate, for usage that the expert does not report
     include_usage: bool = False  # the caller asked for usage in the stream
     moves_on_refusal: bool = False  # the caller allows another expert where one's content filter refused
+    first_byte_by: float = math.inf  # when this attempt's time is up; the pool writes it before each
+    asked_at: float = 0.0  # when the last of them was asked
     asked: list[str] = field(default_factory=list)  # the experts asked so far; the pool writes it
 
 

@@ -1,10 +1,11 @@
 """All experts and their health: asks them in the order it is given until one answers."""
 
 import asyncio
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from router.errors import ConfigError, ExpertError
+from router.errors import CALLERS_FAULT, ConfigError, ExpertError
 from router.experts.base import Answer, Call, Expert, Stream
 from router.types import ExpertSpec
 
@@ -75,6 +76,7 @@ class Served:
     answer: Answer | None = None
     stream: Stream | None = None
     attempts: list[Attempt] = field(default_factory=list)
+    took_s: float = 0.0  # by the one that answered: until the whole answer, or until the stream's first event
 
 
 class PoolError(Exception):
@@ -122,12 +124,15 @@ class Pool:
     async def ask(self, call: Call, order: Sequence[str], *, attempts: int, streaming: bool) -> Served:
         """Asks the experts of `order`, at most `attempts` of them, until one answers or its stream has begun.
 
-        After a prompt that was too long, only experts with a larger context are asked. Raises `PoolError` with
-        the failure that says most: the first that is not a mere fault of transport, else the last.
+        While others are left to be asked, an attempt gets half of the time that is left, so that one that hangs
+        cannot spend it all. After a prompt that was too long, only experts with a larger context are asked.
+        Raises `PoolError` with the failure that says most: the first that is not a mere fault of transport, else
+        the last.
         """
         loop = asyncio.get_running_loop()
         made: list[Attempt] = []
         needed_context = 0
+        last = min(attempts, len(order)) - 1
         for name in order:
             expert = self.experts[name]
             if expert.spec.context_tokens < needed_context:
@@ -135,14 +140,18 @@ class Pool:
             if len(made) >= attempts or (made and loop.time() >= call.deadline):
                 break
             health = self._health[name]
-            health.begin(loop.time())
+            began, asked = loop.time(), time.perf_counter()
+            health.begin(began)
             call.asked.append(name)
+            call.asked_at = began
+            call.first_byte_by = call.deadline if len(made) == last else (began + call.deadline) / 2
             try:
                 served = Served(name)
                 if streaming:
                     served.stream = await expert.stream(call)
                 else:
                     served.answer = await expert.complete(call)
+                served.took_s = time.perf_counter() - asked
             except ExpertError as error:
                 made.append(Attempt(name, error))
                 self._note(health, error, loop.time())
@@ -159,14 +168,12 @@ class Pool:
                 served.attempts = made
                 return served
         failures = [attempt.failure for attempt in made if attempt.failure is not None]
-        telling = [
-            failure for failure in failures if failure.kind in ("caller", "context_length", "content_filter")
-        ]
+        telling = [failure for failure in failures if failure.kind in CALLERS_FAULT]
         raise PoolError((telling or failures[::-1])[0], made)
 
     @staticmethod
     def _note(health: Health, error: ExpertError, now: float) -> None:
-        if error.kind in ("caller", "context_length", "content_filter"):
+        if error.kind in CALLERS_FAULT:
             health.succeed()  # it answered: the request was at fault, not the expert
         else:
             health.fail(now, error.retry_after_s if error.kind == "rate_limit" else None)

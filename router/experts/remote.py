@@ -152,7 +152,7 @@ class RemoteExpert(Expert):
         return self._provider
 
     def _limit(self, call: Call, began: float) -> float:
-        return min(call.deadline, began + self._settings.first_byte_timeout_s)
+        return min(call.deadline, call.first_byte_by, began + self._settings.first_byte_timeout_s)
 
     def _failed(self, kind: FailureKind, message: str) -> ExpertError:
         return ExpertError(self.spec.name, kind, message)

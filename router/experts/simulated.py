@@ -92,7 +92,7 @@ class SimulatedExpert(Expert):
 
     def _limit(self, call: Call, started: float) -> float:
         # an answer that is not streamed has its first byte when it is whole
-        return min(call.deadline, started + self._settings.first_byte_timeout_s)
+        return min(call.deadline, call.first_byte_by, started + self._settings.first_byte_timeout_s)
 
     def _script(self, call: Call) -> Script:
         if call.surface not in SURFACES:

@@ -3,8 +3,8 @@
 The first event decides the way. A well-formed upstream's bytes pass through: a few searches and at most two
 replacements per read, no object per chunk. JSON escapes the quotes and line ends of any text, so an unescaped
 `"model":"x"` in the bytes is a field and never an answer's content. Anything else is rewritten event by event:
-every read of an upstream that needs mending, and of one that does not the odd read that is not
-`data: {...}` and an empty line throughout.
+every read of an upstream that needs mending, and of one that does not the odd read in which an event does not begin
+as the first one did. So the JSON of an event that begins and ends rightly is not looked at; damage there passes.
 """
 
 import re
@@ -19,7 +19,7 @@ from router.types import Price, Usage
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 DONE = b"data: [DONE]\n\n"
 MOST_TOKENS = 1_000_000_000  # a count above it is no count: it would only overflow whatever sums it
-PROBATION_EVENTS = 4  # so many events must have the first one's id before it counts as the stream's
+PROBATION_EVENTS = 4  # where an event does not begin with its id, so many are looked at for it
 _MODEL = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
 
 
@@ -40,16 +40,18 @@ def usage_of(answer: dict[str, Any]) -> Usage | None:
     if not isinstance(usage, dict) or not ("prompt_tokens" in usage or "completion_tokens" in usage):
         return None
     details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else 0
-    return Usage(
-        input_tokens=_count(usage.get("prompt_tokens")),
-        output_tokens=_count(usage.get("completion_tokens")),
-        cached_tokens=_count(cached),
-    )
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    counts = [_count(count) for count in (usage.get("prompt_tokens"), usage.get("completion_tokens"))]
+    if counts[0] is None or counts[1] is None:
+        return None
+    return Usage(counts[0], counts[1], _count(cached) or 0)
 
 
-def _count(value: Any) -> int:
-    return value if type(value) is int and 0 <= value <= MOST_TOKENS else 0
+def _count(value: Any) -> int | None:
+    """A number of tokens; a missing one is zero, and None is what is no number of tokens."""
+    if value is None:
+        return 0
+    return value if type(value) is int and 0 <= value <= MOST_TOKENS else None
 
 
 def event(data: dict[str, Any]) -> bytes:
@@ -89,6 +91,8 @@ class Rewriter:
         self._fast = False
         self._crlf = False
         self._old_model = self._new_model = self._id = b""
+        self._begins = self._between = b""  # how every event begins, and what stands between two
+        self._probation = 0
         self._no_usage = self._has_usage = self._reason = b""
         self._finished = False
         self._role_sent: set[int] = set()
@@ -168,6 +172,10 @@ class Rewriter:
         self._old_model = match.group()
         self._new_model = b'"model":' + space + orjson.dumps(self._model)
         self._id = b'"id":' + space + orjson.dumps(first["id"])
+        begins = chunk.startswith(b"{" + self._id)
+        self._begins = b"data: {" + (self._id if begins else b"")
+        self._between = b"}\n\n" + self._begins
+        self._probation = 0 if begins else PROBATION_EVENTS
         self._no_usage = b"," + space + b'"usage":' + space + b"null"
         self._has_usage = b'"usage":' + space + b"{"
         self._reason = b'"finish_reason":' + space + b'"'
@@ -178,11 +186,11 @@ class Rewriter:
         if (
             self._has_usage in data
             or b'"error":' in data
-            or not (data.startswith(b"data: {") and data.endswith(b"}\n\n"))
-            or (events > 1 and data.count(b"}\n\ndata: {") != events - 1)
+            or not (data.startswith(self._begins) and data.endswith(b"}\n\n"))
+            or (events > 1 and data.count(self._between) != events - 1)
         ):
             return self._mixed(data)
-        if self._events < PROBATION_EVENTS and data.count(self._id) < events:
+        if self._events < self._probation and data.count(self._id) < events:
             self._fast = False  # an id of its own on every event: each must be given the first one's
             return self._each(data)
         self._events += events
@@ -225,21 +233,19 @@ class Rewriter:
         return b"".join(out)
 
     def _one(self, payload: bytes) -> bytes:
-        plain = self._fast and payload.startswith(b"{") and payload.endswith(b"}")
+        plain = self._fast and payload.startswith(self._begins[6:]) and payload.endswith(b"}")
         if plain and self._has_usage not in payload and b'"error":' not in payload:
             self._events += 1
             self._finished = self._finished or self._reason in payload
             return self._dress(b"data: " + payload + b"\n\n")
         chunk = _parse(payload)
-        usage = usage_of(chunk)
-        if usage is None:
-            self._events += 1
-            return event(self._mend(chunk))
-        self._reported, self._usage_fields = usage, chunk.pop("usage")
-        if chunk.get("choices"):  # on a chunk of the answer: the caller gets it in a chunk of its own at the end
-            self._events += 1
-            return event(self._mend(chunk))
-        return self._usage_event(chunk)
+        usage, fields = usage_of(chunk), chunk.pop("usage", None)
+        if usage is not None:
+            self._reported, self._usage_fields = usage, fields
+        if fields and not chunk.get("choices"):
+            return self._usage_event(chunk)
+        self._events += 1  # usage on a chunk of the answer: the caller gets it in a chunk of its own at the end
+        return event(self._mend(chunk))
 
     def _owed_usage(self) -> bytes:
         return self._usage_event({})

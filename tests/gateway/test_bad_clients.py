@@ -196,4 +196,5 @@ def test_leaving_another_surface_is_no_error(path: str, gateway: Gateway, logged
     until(lambda: gateway.busy() == 1)
     client.close()
     until(lambda: gateway.busy() == 0)
-    assert logged == [f"path={path} gone"]
+    (line,) = logged
+    assert line.endswith(f" path={path} gone") and line.startswith("request=req_")

@@ -154,13 +154,26 @@ def test_a_stream_whose_first_event_never_comes_is_given_up_in_time(world: World
 def test_all_attempts_share_one_deadline(streamed: bool, world: World) -> None:
     gateway = world.start(limits={"timeout_s": 0.3})
     world.large.script(hang)
+    world.small.script(hang)
     answer = ask(gateway, streamed)
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "expert_timeout")
-    assert not world.small.requests
+    assert answer.headers["x-should-retry"] == "false"
+    assert len(world.large.requests) == len(world.small.requests) == 1
 
 
-def test_a_client_that_waits_less_gets_its_answer_before_it_gives_up(gateway: Gateway, large: Upstream) -> None:
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_expert_that_hangs_leaves_half_the_time_to_the_next(streamed: bool, world: World) -> None:
+    gateway = world.start(limits={"timeout_s": 2.0})
+    world.large.script(hang)
+    answer = ask(gateway, streamed)
+    assert answer.status_code == 200 and answer.headers["x-pointsman-expert"] == "small"
+
+
+def test_a_client_that_waits_less_gets_its_answer_before_it_gives_up(
+    gateway: Gateway, large: Upstream, small: Upstream
+) -> None:
     large.script(hang)
+    small.script(hang)
     answer = gateway.chat("auto:best", headers={"x-stainless-read-timeout": "0.4"})
     assert answer.status_code == 504
 

@@ -77,9 +77,11 @@ def test_route_says_why_an_expert_is_out(gateway: Gateway) -> None:
     ]
 
 
-def test_route_takes_a_named_expert_first(gateway: Gateway) -> None:
-    answer = gateway.post("/v1/route", model="small", messages=HELLO, routing={"preference": "best"}).json()
-    assert answer["expert"] == "small" and len(answer["candidates"]) == 2
+def test_route_says_of_a_named_expert_what_chat_would_do(gateway: Gateway) -> None:
+    alone = gateway.post("/v1/route", model="small", messages=HELLO).json()
+    assert alone["expert"] == "small" and alone["candidates"] == []
+    allowed = gateway.post("/v1/route", model="small", messages=HELLO, routing={"fallback": True}).json()
+    assert allowed["expert"] == "small" and len(allowed["candidates"]) == 2
 
 
 VECTORS = [[0.25, -0.5, 1.0], [1.0, 0.0, 0.125]]

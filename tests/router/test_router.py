@@ -159,8 +159,13 @@ async def test_a_named_expert_is_tried_first_and_the_rest_after_it() -> None:
 
 
 def test_a_named_expert_alone_is_a_decision_without_estimates() -> None:
-    decision = router().named("middle")
+    decision = router().named("middle", 100, None, Wishes())
     assert decision.order == ("middle",) and decision.candidates() == []
+
+
+def test_a_named_expert_over_the_callers_cap_is_refused() -> None:
+    with pytest.raises(NoExpertFits, match="max_cost_usd"):
+        router().named("middle", 100, None, Wishes(max_cost_usd=0.0))
 
 
 async def test_every_decision_has_an_id_of_its_own() -> None:
