@@ -128,6 +128,20 @@ def test_what_follows_a_failure_is_not_read() -> None:
     assert said(out) == "b" and one.failure is not None
 
 
+@pytest.mark.parametrize("event", [b'{"nonsense"}', b'{"object":"x"}', b"{}", b"[]", b"3", b"<html>", b"\xff"])
+def test_an_event_of_another_kind_is_never_passed_on(event: bytes) -> None:
+    one, out = fed([*map(sse, HELLO[:2]), b"data: " + event + b"\n\n", *map(sse, HELLO[2:]), DONE])
+    assert said(out) == "Hel" and one.failure is not None and one.failure.kind == "garbage"
+
+
+@pytest.mark.parametrize("first", ["id", "object"])
+def test_an_id_that_changes_midway_is_the_first_one_still(first: str) -> None:
+    events = [{first: event[first], **event} for event in HELLO]
+    events[1]["id"] = "another"
+    _, out = fed([*map(sse, events), DONE])
+    assert {event["id"] for event in parse_events(out)} == {"chatcmpl-up"}
+
+
 def test_an_event_without_end_is_given_up() -> None:
     one = rewriter()
     one.feed(b"data: " + b"x" * (MAX_EVENT_BYTES + 1))
@@ -152,9 +166,19 @@ def test_reported_usage_is_what_is_billed() -> None:
     assert one.usage == Usage(input_tokens=11, output_tokens=2, cached_tokens=7)
 
 
-@pytest.mark.parametrize("count", [-1, 1.5, "9", None, True, [1], 2**63, 10**12])
-def test_a_count_that_is_none_counts_nothing(count: Any) -> None:
-    assert usage_of({"usage": {"prompt_tokens": count, "completion_tokens": 3}}) == Usage(output_tokens=3)
+@pytest.mark.parametrize("count", [-1, 1.5, "9", True, [1], 2**63, 10**12])
+def test_usage_with_a_count_that_is_none_is_not_believed(count: Any) -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": count}
+    assert usage_of({"usage": usage}) is None
+    one, out = fed([*map(sse, HELLO), sse(chunk(choices=[], usage=usage)), DONE], asked=True)
+    assert one.usage.estimated and one.usage.input_tokens == 5
+    (told,) = [event["usage"] for event in parse_events(out) if event["usage"]]
+    assert told["completion_tokens"] == one.usage.output_tokens
+
+
+@pytest.mark.parametrize("usage", [{"prompt_tokens": 3}, {"prompt_tokens": 3, "completion_tokens": None}])
+def test_a_count_that_is_missing_is_zero(usage: Any) -> None:
+    assert usage_of({"usage": usage}) == Usage(input_tokens=3)
 
 
 @pytest.mark.parametrize("usage", [None, [], "x", 3])
