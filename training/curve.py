@@ -56,7 +56,7 @@ def _slope(cost: Floats, quality: Floats, a: int, b: int) -> float:
     return float((quality[b] - quality[a]) / max(cost[b] - cost[a], np.finfo(float).tiny))
 
 
-def sweep(quality: Floats, cost: Floats, points: int = 120) -> Iterator[Floats]:
+def sweep(quality: Floats, cost: Floats, points: int = 400) -> Iterator[Floats]:
     """The choices [n] of `argmax quality - lambda * cost` at ever higher lambda, from the best to the cheapest.
 
     `quality` [n, K] is predicted, `cost` [K] or [n, K] expected. Repeated choices are left out.
