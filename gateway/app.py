@@ -55,7 +55,7 @@ def create_app(settings: Settings) -> Application:
         finally:
             await service.close()
 
-    app = Application(title="Pointsman", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = Application(title="Pointsman", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = service
     app.chat = Chat(service)
     app.include_router(api)

@@ -33,6 +33,7 @@ from router.types import Decision, Usage, Wishes
 log = logging.getLogger("pointsman")
 
 SURFACE = "chat/completions"
+LEAST_PATIENCE_S = 1.0
 MARGIN_S = 0.5  # taken off the client's own read timeout, so that our answer comes before it gives up
 _REQUEST_ID = re.compile(rb"[\w.\-]{1,128}")
 _EVENTS: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
@@ -49,6 +50,7 @@ class Exchange:
         "decision",
         "most_tokens",
         "request_id",
+        "started",
         "streaming",
         "upstream_s",
         "wants_stream",
@@ -68,6 +70,7 @@ class Exchange:
         self.streaming = False  # the head of a stream is sent: what fails from now on is an event
         self.upstream_s = 0.0
         self.wants_stream = False
+        self.started = False  # an answer's first byte is on its way
         self.most_tokens: int | None = None
         self.wishes: Wishes | None = None
 
@@ -128,7 +131,9 @@ class Chat:
             await self._refuse(exchange, describe(error), exchange.failures() or type(error).__name__, send)
         except Exception as error:  # the boundary: whatever else happens, the caller gets the contract's error
             what = type(error).__name__ + "\n" + "".join(traceback.format_tb(error.__traceback__))
-            if exchange.streaming:
+            if exchange.started and not exchange.streaming:
+                log.warning("request=%s caller=%s gone while it was answered", exchange.request_id, exchange.caller)
+            elif exchange.streaming:
                 log.error("request=%s caller=%s %s", exchange.request_id, exchange.caller, what)
                 await send({"type": "http.response.body", "body": b"data: " + internal().body + b"\n\n"})
             else:
@@ -200,6 +205,7 @@ class Chat:
                 except ValueError:
                     continue
                 if theirs > 0:
+                    theirs = max(theirs, LEAST_PATIENCE_S)
                     patience = min(patience, max(theirs - MARGIN_S, theirs / 2))
         return patience
 
@@ -207,7 +213,7 @@ class Chat:
         exchange.attempts = attempts
         for attempt in attempts:
             if attempt.failure is not None:
-                self._service.missed(attempt.expert, attempt.failure.kind)
+                self._service.missed(attempt.expert, attempt.failure.kind, blamed=attempt.blamed)
 
     async def _whole(self, exchange: Exchange, served: Served, answer: Answer, send: Any) -> None:
         cost_nano = self._service.meter(
@@ -226,6 +232,7 @@ class Chat:
         ]
         self._service.metrics.overhead_s.observe(exchange.overhead_s())
         self._service.metrics.answered(SURFACE, served.expert, 200)
+        exchange.started = True
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 

@@ -13,6 +13,9 @@ from router.types import PREFERENCES, Preference, Query, Wishes
 IMAGE_TOKENS = 765  # a 1024 x 1024 image at high detail, by OpenAI's published rule
 MESSAGE_TOKENS = 4  # what the chat format adds to each message
 MAX_MESSAGES = 10_000
+MAX_NAMES = 1_000  # in `only` and `exclude`
+LARGE_BYTES = 256 * 1024  # of a body that is looked over before it is parsed
+MAX_CONTAINERS, MAX_COMMAS = 400_000, 1_000_000  # each value of JSON takes tens of bytes once it is parsed
 ROUTED = ("auto", *(f"auto:{preference}" for preference in PREFERENCES))
 ROUTING_KEYS = (
     "preference",
@@ -111,6 +114,13 @@ def parse_chat(data: bytes, headers: Sequence[tuple[bytes, bytes]], experts: Seq
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
+    crowded = len(data) > LARGE_BYTES and (
+        data.count(b"[") + data.count(b"{") > MAX_CONTAINERS or data.count(b",") > MAX_COMMAS
+    )
+    if crowded:
+        raise InvalidRequest(
+            f"the JSON holds too many values: at most {MAX_COMMAS} commas, {MAX_CONTAINERS} containers"
+        )
     try:
         body = orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -258,6 +268,8 @@ def _check_wish(key: str, value: Any) -> Any:
     elif key in ("only", "exclude"):
         if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
             raise wrong("a list of experts' names")
+        if len(value) > MAX_NAMES:
+            raise wrong(f"at most {MAX_NAMES} names")
         if key == "only" and not value:
             raise wrong("at least one expert's name")
         return frozenset(value)

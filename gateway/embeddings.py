@@ -79,11 +79,13 @@ async def encode_locally(request: EmbeddingsRequest, encoder: Encoder) -> bytes:
     dimensions = request.body.get("dimensions")
     if dimensions not in (None, encoder.dimension):
         raise InvalidRequest(
-            f"dimensions: {encoder.name} has {encoder.dimension}, got {dimensions!r}", param="dimensions"
+            f"dimensions: {encoder.name} has {encoder.dimension}, got {str(dimensions)[:100]!r}", param="dimensions"
         )
     form = request.body.get("encoding_format") or "float"
     if form not in ("float", "base64"):
-        raise InvalidRequest(f"encoding_format: expected float or base64, got {form!r}", param="encoding_format")
+        raise InvalidRequest(
+            f"encoding_format: expected float or base64, got {str(form)[:100]!r}", param="encoding_format"
+        )
     vectors: list[Vectors] = []
     for start in range(0, len(request.texts), AT_ONCE):
         part = request.texts[start : start + AT_ONCE]

@@ -89,6 +89,10 @@ def _refused(error: ExpertError, *, retried: bool) -> Failure:
         answer = failure(429, f"{error}; its provider limits the rate", code="rate_limit_exceeded")
         if not retried:
             answer.headers.extend(_retry_after(error.retry_after_s or 1.0))
+    elif error.kind == "busy":
+        answer = failure(503, str(error), code="expert_busy")
+        if not retried:
+            answer.headers.extend(_retry_after(1.0))
     elif error.kind == "timeout":
         answer = failure(504, str(error), code="expert_timeout")
     elif error.kind == "auth":
@@ -114,7 +118,10 @@ def _passed_through(error: ExpertError) -> Failure:
     if not isinstance(sent, dict):
         return answer
     ours: dict[str, Any] = orjson.loads(answer.body)["error"]
-    return Failure(status, orjson.dumps({"error": ours | sent}))
+    try:
+        return Failure(status, orjson.dumps({"error": ours | sent}))
+    except orjson.JSONEncodeError:  # nested deeper than can be written
+        return answer
 
 
 def _retry_after(seconds: float) -> list[tuple[bytes, bytes]]:

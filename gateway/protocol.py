@@ -17,9 +17,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from gateway.errors import failure
 
 HEAD_BYTES = 64 * 1024
+IGNORED_BYTES = 16 * 1024 * 1024  # of a body that goes on after its request was answered
+SEND_TIMEOUT_S = 60.0  # for a client that does not read what it is sent
 REQUEST_TIMEOUT_S = 60.0  # from a request's first byte, or from connecting, to its last
 #: Java's own client offers HTTP/2 with every request. We take no such offer, and the parser would stop before the
-#: body if it saw one. JSON has no unescaped line end before a word, so no body is touched.
+#: body if it saw one. Only a head is changed, and not its length.
 _UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 
 
@@ -27,17 +29,23 @@ class Protocol(HttpToolsProtocol):
     """One connection. `waits_since` is when the request that is still arriving began to; None: none is."""
 
     waits_since: float | None = None
+    _stuck_since: float | None = None  # when the client stopped reading
     _head_bytes = 0
+    _ignored_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.waits_since = self.loop.time()
 
     def data_received(self, data: bytes) -> None:
-        if b"pgrade:" in data:
-            data = _UPGRADE.sub(b"\r\nx-upgrade:", data)
+        if self.cycle is None or not self.cycle.more_body:
+            data = _without_upgrade(data)
         super().data_received(data)
         cycle = self.cycle
+        if cycle is not None and cycle.response_complete and cycle.more_body:
+            self._ignored_bytes += len(data)
+            if self._ignored_bytes > IGNORED_BYTES:
+                self.transport.close()
         if cycle is None or cycle.scope is not self.scope:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
@@ -50,7 +58,14 @@ class Protocol(HttpToolsProtocol):
             self.waits_since = self.loop.time()
 
     def turn_away_late(self, now: float) -> None:
-        """Closes the connection where its request takes too long to arrive."""
+        """Closes the connection where its request takes too long to arrive, or its answer to be taken."""
+        if not self.flow.write_paused:
+            self._stuck_since = None
+        elif self._stuck_since is None:
+            self._stuck_since = now
+        elif now - self._stuck_since > SEND_TIMEOUT_S:
+            self.transport.abort()
+            return
         if self.waits_since is None or now - self.waits_since < REQUEST_TIMEOUT_S:
             return
         if self.flow.read_paused or not self._may_answer():
@@ -78,6 +93,15 @@ class Protocol(HttpToolsProtocol):
             )
             self.transport.write(head % (status, len(body)) + body)
         self.transport.close()
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """Data that begins in a head, its offer of another protocol made a header that means nothing."""
+    end = data.find(b"\r\n\r\n")
+    head = data if end < 0 else data[:end]
+    if b"grade:" not in head.lower():
+        return data
+    return _UPGRADE.sub(b"\r\nx-grade:", head) + data[len(head) :]
 
 
 class Server(uvicorn.Server):

@@ -160,7 +160,7 @@ class Service:
         )
         return cost_nano
 
-    def missed(self, expert: str, kind: str) -> None:
-        """Counts one attempt that failed."""
+    def missed(self, expert: str, kind: str, *, blamed: bool = True) -> None:
+        """Counts one attempt that failed; only what the expert is to be `blamed` for is an error of its own."""
         self.metrics.failures.labels(expert, kind).inc()
-        self.ledger.record(Entry(expert=expert, ok=kind in CALLERS_FAULT))
+        self.ledger.record(Entry(expert=expert, ok=not blamed or kind in CALLERS_FAULT))

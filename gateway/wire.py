@@ -53,8 +53,8 @@ async def read_body(headers: Headers, receive: Any, limit: int) -> bytes:
     The server bounds its time: see `gateway.protocol`.
     """
     for name, value in headers:
-        if name == b"content-length" and value.isdigit() and int(value) > limit:
-            raise BodyTooLarge(f"the body of {int(value)} bytes is larger than the limit of {limit}")
+        if name == b"content-length" and value.isdigit() and (len(value) > 18 or int(value) > limit):
+            raise BodyTooLarge(f"the body of {value[:18].decode()} bytes is larger than the limit of {limit}")
         if name == b"content-encoding" and value.lower() != b"identity":
             raise InvalidRequest("content-encoding: send the body uncompressed")
     message = await receive()

@@ -74,9 +74,7 @@ class ExpertBase(Section):
     price: PriceSettings | None = Field(None, description="default: litellm's price map, by `model`")
     context_tokens: int | None = Field(None, ge=1)
     capabilities: frozenset[Capability] | None = None
-    tier: Tier | None = Field(
-        None, description="what the default policy takes it for until you train your own"
-    )
+    tier: Tier | None = Field(None, description="what the default policy takes it for until you train your own")
     like: str | None = Field(None, description="a model that the policy's artifact knows")
     ttft_s: Seconds = 0.5
     token_s: Seconds = 0.02
@@ -138,9 +136,7 @@ class LedgerSettings(Section):
 
     url: str = Field("embedded", pattern=r"^(embedded|rediss?://.+|unix://.+)$")
     password: Secret | None = None
-    data_dir: Path | None = Field(
-        None, description="of the embedded server; default: the user's data directory"
-    )
+    data_dir: Path | None = Field(None, description="of the embedded server; default: the user's data directory")
     half_life_s: Seconds = 300.0
     flush_ms: float = Field(5.0, ge=1, le=1000)
 
@@ -203,7 +199,12 @@ def load_settings(path: Path, **overrides: Any) -> Settings:
     try:
         raw = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
+        # its own message quotes the line, which may hold a secret
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
+        raise ConfigError(f"{path} is not YAML: {getattr(error, 'problem', None) or 'odd'} at {where}") from None
+    except RecursionError:
+        raise ConfigError(f"{path} nests too deeply") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected keys such as `experts:`, found {type(raw).__name__}")
     return parse_settings(raw | {k: v for k, v in overrides.items() if v is not None}, str(path))
@@ -230,7 +231,7 @@ def _expected(error: Any) -> str:
         return "unknown key"
     value = error.get("input")
     # a header or a mapping may hold a secret that was put where only its place belongs
-    secret = {"headers", "api_key", "keys", "password"} & set(error["loc"])
+    secret = {"headers", "api_key", "keys", "password", "auth", "url"} & set(error["loc"])
     if secret or not isinstance(value, str | int | float | None) or error["type"] == "missing":
         return message
     return f"{message}, got {value!r}"

@@ -23,6 +23,7 @@ FailureKind = Literal[
     "connect",  # no connection
     "timeout",  # no first byte in time
     "rate_limit",  # upstream 429
+    "busy",  # as many calls are under way to it as the configuration allows
     "server",  # upstream 5xx
     "garbage",  # an answer that is not what the API promises
     "cut",  # the answer ended early
@@ -34,7 +35,7 @@ FailureKind = Literal[
 
 #: Failures after which the next-best expert is asked.
 RETRYABLE: frozenset[str] = frozenset(
-    {"connect", "timeout", "rate_limit", "server", "garbage", "cut", "auth", "context_length"}
+    {"connect", "timeout", "rate_limit", "busy", "server", "garbage", "cut", "auth", "context_length"}
 )
 
 #: Answers of a healthy expert to a request that was at fault.

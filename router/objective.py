@@ -112,9 +112,7 @@ def _cap(left: NDArray[np.bool_], out: dict[int, str], values: Floats, cap: floa
         )
 
 
-def _explored(
-    ranked: NDArray[np.intp], worth: Floats, out: dict[int, str], explore: float, draw: float
-) -> Choice:
+def _explored(ranked: NDArray[np.intp], worth: Floats, out: dict[int, str], explore: float, draw: float) -> Choice:
     propensity = np.zeros(len(worth))
     propensity[ranked] = explore / len(ranked)
     propensity[ranked[0]] += 1.0 - explore

@@ -179,7 +179,7 @@ class Router:
         """Raises `InvalidRequest` for an expert or a policy that is not there."""
         named = (wishes.only or frozenset()) | wishes.exclude
         if named and not named <= set(self.names):
-            unknown = sorted(named - set(self.names))[0]
+            unknown = min(named - set(self.names))[:100]
             field = "only" if wishes.only and unknown in wishes.only else "exclude"
             raise InvalidRequest(
                 f"routing.{field}: no expert is called {unknown!r}; there are: {', '.join(self.names)}",

@@ -1,8 +1,8 @@
 """Any OpenAI-compatible URL: OpenAI itself, vLLM, SGLang, Ollama, llama.cpp. The fast path."""
 
 import asyncio
-import time
 import re
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -78,9 +78,9 @@ class EndpointExpert(Expert):
             if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
                 raise self._refused(_status_of(answer["error"]), exchange.headers, body)
             raise self._failed("garbage", f"answered 200 without `{promised}`")
-        usage = usage_of(answer) or Usage(call.input_tokens, _guessed_tokens(answer), estimated=True)
         answer["model"] = self.spec.name
         try:
+            usage = usage_of(answer) or Usage(call.input_tokens, _guessed_tokens(answer), estimated=True)
             whole = orjson.dumps(answer)
         except orjson.JSONEncodeError:
             raise self._failed("garbage", "answered 200 with JSON that is nested too deeply") from None

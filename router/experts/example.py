@@ -77,6 +77,8 @@ class _Builder:
                 empty = [branch for branch in branches if branch.get("type") == "null"]
                 branches = (empty if depth >= SHALLOW and empty else branches)[:1]
             schema = _without(schema, key)
+            # each merge copies what was merged so far
+            self._spend(len(branches) * sum(len(branch.get("properties") or ()) for branch in branches) // 2)
             for branch in branches:
                 schema = _merged(schema, branch)
         raise ValueError("the schema's references run in a circle")

@@ -14,12 +14,13 @@ from urllib.parse import urlsplit
 
 import httptools
 
-Stage = Literal["connect", "timeout", "cut", "garbage"]
+Stage = Literal["connect", "timeout", "busy", "cut", "garbage"]
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 HIGH_WATER_BYTES = 256 * 1024  # unread stream bytes above which the upstream is told to wait
 MAX_HEADER_BYTES = 64 * 1024
 LINGER_S = 1.0
+MAX_READ_BYTES = 256 * 1024  # what one read of the event loop brings at most
 
 
 class TransportError(Exception):
@@ -47,7 +48,8 @@ class Connection(asyncio.Protocol):
         self.started_at = 0.0
         self._parts: list[bytes] = []
         self._size = 0
-        self._header_bytes = 0
+        self._header_bytes = self._field_bytes = 0
+        self.heard = False  # a byte of an answer came
         self._complete = False
         self._keep = False
         self._has_length = False
@@ -76,6 +78,12 @@ class Connection(asyncio.Protocol):
         if self._complete:
             self._fail("garbage", "the server went on after the end of its answer")
             return
+        self.heard = True
+        if not self.status:  # an endless header line shows only here: the parser keeps it until it ends
+            self._header_bytes += len(data)
+            if self._header_bytes > MAX_HEADER_BYTES + MAX_READ_BYTES:
+                self._fail("garbage", "the answer's headers are too large")
+                return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -84,7 +92,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
         if self.on_end is not None and not self._complete:
-            self.on_end()
+            end, self.on_end = self.on_end, None
+            end()
             return
         if self._complete:
             return
@@ -96,8 +105,8 @@ class Connection(asyncio.Protocol):
 
     # the parser's side
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._header_bytes += len(name) + len(value) + 4
-        if self._header_bytes > MAX_HEADER_BYTES:
+        self._field_bytes += len(name) + len(value) + 4
+        if self._field_bytes > MAX_HEADER_BYTES:
             self._fail("garbage", "the answer's headers are too large")
             return
         self.headers[name.lower()] = value
@@ -130,12 +139,15 @@ class Connection(asyncio.Protocol):
         if not self.status:  # 100 Continue and its like: the answer is still to come
             self.headers = {}
             return
+        if self._complete:
+            return
         self._complete = True
         self._keep = self._parser.should_keep_alive()  # the parser knows it now, and no longer afterwards
         self._wake()
         if self.on_end is not None:
             # after this callback: the parser is still inside the message
             asyncio.get_running_loop().call_soon(self.on_end)
+            self.on_end = None
 
     # the caller's side
     def _wake(self) -> None:
@@ -166,6 +178,8 @@ class Connection(asyncio.Protocol):
             and self._keep
             and self.transport is not None
             and not self.transport.is_closing()
+            and self.transport.get_write_buffer_size()
+            == 0  # else the rest of a body would precede the next request
         )
 
     async def wait(self, until_complete: bool) -> None:
@@ -258,9 +272,12 @@ class Origin:
         is replaced once, by a new one: no byte of an answer had come. Raises `TransportError`.
         """
         connection: Connection | None = None
+        if self._slots.locked():
+            await self._slot(timeout_s)
+        else:
+            await self._slots.acquire()  # at once
         try:
             async with asyncio.timeout(timeout_s):
-                await self._slots.acquire()
                 try:
                     connection = self._reuse() or await self._connect()
                     stale = connection.used
@@ -268,7 +285,7 @@ class Origin:
                     try:
                         await connection.wait(until_complete=not streaming)
                     except TransportError as error:
-                        if not stale or error.stage != "cut" or connection.status:
+                        if not stale or error.stage != "cut" or connection.heard:
                             raise
                         self._drop(connection)
                         connection = await self._connect()
@@ -284,6 +301,14 @@ class Origin:
         except BaseException:
             self._drop(connection)
             raise
+
+    async def _slot(self, timeout_s: float) -> None:
+        """Waits for one of the calls under way to end. It is not the server that is slow: `busy`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise TransportError("busy", f"as many calls as allowed are under way to {self.authority}") from None
 
     def _reuse(self) -> Connection | None:
         while self._idle:

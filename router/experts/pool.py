@@ -12,6 +12,7 @@ from router.types import ExpertSpec
 FAILURES_TO_REST = 3
 FIRST_REST_S = 2.0
 LONGEST_REST_S = 60.0
+FAIR_S = 5.0  # a timeout under it is the caller's haste and no fault of the expert
 MOST_DOUBLINGS = 5
 
 
@@ -66,6 +67,7 @@ class Attempt:
 
     expert: str
     failure: ExpertError | None
+    blamed: bool = True  # False: the caller gave it too little time, or we had no connection left for it
 
 
 @dataclass(slots=True)
@@ -153,8 +155,13 @@ class Pool:
                     served.answer = await expert.complete(call)
                 served.took_s = time.perf_counter() - asked
             except ExpertError as error:
-                made.append(Attempt(name, error))
-                self._note(health, error, loop.time())
+                hurried = error.kind == "timeout" and call.first_byte_by - began < FAIR_S
+                blamed = not hurried and error.kind != "busy"
+                made.append(Attempt(name, error, blamed))
+                if blamed:
+                    self._note(health, error, loop.time())
+                else:
+                    health.abandon()
                 if error.kind == "context_length":
                     needed_context = expert.spec.context_tokens + 1
                 if not error.retryable and not (error.kind == "content_filter" and call.moves_on_refusal):

@@ -108,7 +108,7 @@ def _stopped(pieces: list[str], stop: Any) -> list[str]:
 def _json_pieces(schema: Any, param: str) -> list[str]:
     try:
         value = example({} if schema is None else schema)
-    except ValueError as error:
+    except (ValueError, ArithmeticError) as error:
         raise Refused(f"{param}: {error}", param) from error
     if param == "tools" and not isinstance(value, dict):
         value = {}

@@ -185,7 +185,7 @@ class Rewriter:
         events = data.count(b"\n\n")
         if (
             self._has_usage in data
-            or b'"error":' in data
+            or b'"error"' in data
             or not (data.startswith(self._begins) and data.endswith(b"}\n\n"))
             or (events > 1 and data.count(self._between) != events - 1)
         ):
@@ -234,7 +234,7 @@ class Rewriter:
 
     def _one(self, payload: bytes) -> bytes:
         plain = self._fast and payload.startswith(self._begins[6:]) and payload.endswith(b"}")
-        if plain and self._has_usage not in payload and b'"error":' not in payload:
+        if plain and self._has_usage not in payload and b'"error"' not in payload:
             self._events += 1
             self._finished = self._finished or self._reason in payload
             return self._dress(b"data: " + payload + b"\n\n")
@@ -331,6 +331,7 @@ def _conforms(first: dict[str, Any], asked: bool) -> bool:
         return False
     return all(
         isinstance(choice, dict)
+        and type(choice.get("index", 0)) is int
         and "finish_reason" in choice
         and isinstance(choice.get("delta"), dict)
         and choice["delta"].get("role")

@@ -120,7 +120,7 @@ async def test_waiting_for_a_turn_counts_as_waiting(origin: Origin, upstream: Up
     await asyncio.to_thread(upstream.wait_for, 2)
     with pytest.raises(TransportError) as caught:
         await ask(origin, timeout_s=0.05)
-    assert caught.value.stage == "timeout" and len(upstream.requests) == 2
+    assert caught.value.stage == "busy" and len(upstream.requests) == 2
     for task in held:
         task.cancel()
     await asyncio.gather(*held, return_exceptions=True)
