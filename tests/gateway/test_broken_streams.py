@@ -101,7 +101,7 @@ def test_a_broken_stream_is_not_continued_by_another_expert(
 
 
 def test_a_stream_that_falls_silent_ends_in_an_error_event(world: World) -> None:
-    gateway = world.start({"first_byte_timeout_s": 0.2})
+    gateway = world.start({"first_byte_timeout_s": 0.5})
     world.small.script(streams(*map(sse, HELLO[:3]), then=hang))
     *_, last = parse_events(stream(gateway))
     assert last["error"]["code"] == "expert_timeout"
@@ -109,7 +109,7 @@ def test_a_stream_that_falls_silent_ends_in_an_error_event(world: World) -> None
 
 
 def test_a_stream_longer_than_the_time_limit_lives_while_it_speaks(world: World) -> None:
-    gateway = world.start({"first_byte_timeout_s": 0.4}, limits={"timeout_s": 0.4})
+    gateway = world.start({"first_byte_timeout_s": 0.6}, limits={"timeout_s": 0.6})
     words = [sse(chunk(f"{i} ")) for i in range(16)]
     world.small.script(streams(sse(HELLO[0]), *words, sse(HELLO[-1]), DONE, pause_s=0.05))
     assert said(stream(gateway)) == "".join(f"{i} " for i in range(16))
