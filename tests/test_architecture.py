@@ -38,7 +38,7 @@ BASE = {
     "router/ledger": {"embedded", "outbox", "script", "store"},
     "policies": set(),
     "training": {
-        "data", "source", "embedding", "curve", "own_cost", "evaluate", "fit", "render", "roster",
+        "data", "source", "embedding", "curve", "own_cost", "evaluate", "fit", "predictions", "render", "roster",
         "importers", "records", "text_records", "outcome_file", "importing", "cards", "inspection", "export",
     },
     "training/importers": {"base"},

@@ -81,9 +81,21 @@ def train(
 @click.option("--split", default="val", show_default=True, help="The rows to judge on; `all` are all.")
 @click.option("--encoder", default=None, help="Default: the one that the artifact was trained on.")
 @click.option("--json", "out", type=click.Path(path_type=Path), help="Write every figure to this file.")
+@click.option(
+    "--predictions",
+    "predicted",
+    type=click.Path(path_type=Path),
+    help="Write what is predicted of each query and expert to this Parquet file.",
+)
 @SEED
 def evaluate(
-    folder: Path, paths: tuple[Path, ...], split: str, encoder: str | None, out: Path | None, seed: int
+    folder: Path,
+    paths: tuple[Path, ...],
+    split: str,
+    encoder: str | None,
+    out: Path | None,
+    predicted: Path | None,
+    seed: int,
 ) -> None:
     """Holds a policy against its bounds on held-out outcomes, each table by itself."""
     import numpy as np
@@ -112,6 +124,12 @@ def evaluate(
         report = {"artifact": card, "split": split, "seed": seed, "notes": notes}
         _write_json(out, {**report, "reports": [report.as_json() for report in reports]})
         console.print(f"[green]wrote[/] {out}")
+    if predicted is not None:
+        from training.predictions import predictions, write_predictions
+
+        named = zip(paths, tables, strict=True)
+        write_predictions([predictions(policy, table.outcomes, path.stem) for path, table in named], predicted)
+        console.print(f"[green]wrote[/] {predicted}")
 
 
 def _held_out(paths: tuple[Path, ...]) -> "dict[str, Table]":

@@ -118,6 +118,24 @@ def test_evaluation_prints_the_bounds_and_writes_every_figure(
     assert report["gain"]["low"] <= report["gain"]["value"] <= report["gain"]["high"]
 
 
+def test_predictions_are_enough_to_recompute_the_calibration(
+    run: Callable[..., Result], data: Path, tmp_path: Path
+) -> None:
+    import pyarrow.parquet
+
+    run(train, "--data", data, "--out", tmp_path / "made")
+    args = ["--json", tmp_path / "out.json", "--predictions", tmp_path / "rows.parquet"]
+    run(evaluate, "--data", data, "--artifact", tmp_path / "made", *args)
+    table = pyarrow.parquet.read_table(tmp_path / "rows.parquet").to_pydict()
+    assert len(table["prompt"]) == 40 * 3 and set(table["expert"]) == {"cheap", "maths", "large"}
+    assert all(
+        cost > 0 and std > 0 for cost, std in zip(table["expected_cost_usd"], table["quality_std"], strict=True)
+    )
+    brier = sum((q - s) ** 2 for q, s in zip(table["quality"], table["score"], strict=True)) / len(table["score"])
+    (report,) = json.loads((tmp_path / "out.json").read_text())["reports"]
+    assert abs(brier - report["brier"]) < 1e-6
+
+
 def test_each_table_is_judged_by_itself(run: Callable[..., Result], data: Path, tmp_path: Path) -> None:
     other = write_parquet(tmp_path / "other.parquet", rows(80, seed=1))
     run(train, "--data", data, "--data", other, "--out", tmp_path / "made")
