@@ -98,6 +98,7 @@ def _refused(error: ExpertError, *, retried: bool) -> Failure:
     elif error.kind == "auth":
         message = f"expert {error.expert!r}: its provider refuses the gateway's credentials"
         answer = failure(502, message, code="expert_auth")
+        retried = True  # by no one: the same key will be refused again
     else:
         answer = failure(502, str(error), code=f"expert_{error.kind}")
     if retried:
@@ -110,9 +111,13 @@ def _passed_through(error: ExpertError) -> Failure:
     status = error.status if error.status is not None and 400 <= error.status < 500 else 400
     answer = failure(status, str(error), code=error.kind if error.kind != "caller" else None)
     try:
-        sent = orjson.loads(error.body or b"")["error"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
+        body = orjson.loads(error.body or b"")
+    except orjson.JSONDecodeError:
         return answer
+    if not isinstance(body, dict):
+        return answer
+    # OpenAI's own shape, or what vLLM and FastAPI servers say
+    sent = body.get("error") or body.get("message") or body.get("detail")
     if isinstance(sent, str):
         sent = {"message": sent}
     if not isinstance(sent, dict):

@@ -229,6 +229,8 @@ def _expected(error: Any) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         return "unknown key"
+    if error["type"] == "model_type" and error["loc"][-1] in ("api_key", "password"):
+        return "a secret is never written here: give {env: VARIABLE} or {file: PATH}"
     value = error.get("input")
     # a header or a mapping may hold a secret that was put where only its place belongs
     secret = {"headers", "api_key", "keys", "password", "auth", "url"} & set(error["loc"])
