@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from gateway.auth import Keyring
 from gateway.service import build_expert, load_encoder, load_use
@@ -113,5 +114,5 @@ def print_findings(findings: list[Finding]) -> None:
     table = Table(show_header=False, box=None)
     for finding in findings:
         mark = "[green]ok[/]" if finding.ok else "[red]FAIL[/]"
-        table.add_row(mark, finding.what, finding.text)
+        table.add_row(mark, Text(finding.what), Text(finding.text))  # Text: brackets are no markup
     Console().print(table)

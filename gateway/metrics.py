@@ -31,7 +31,10 @@ class Metrics:
             "pointsman_attempt_failures", "Attempts at an expert that failed", ["expert", "kind"], registry=registry
         )
         self.decisions = Counter(
-            "pointsman_decisions", "Routed requests by choice", ["preference", "expert"], registry=registry
+            "pointsman_decisions",
+            "Routed requests by who served",
+            ["preference", "expert"],
+            registry=registry,
         )
         self.overhead_s = Histogram(
             "pointsman_overhead_seconds",

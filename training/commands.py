@@ -101,13 +101,13 @@ def evaluate(
     import numpy as np
     from rich.console import Console
 
-    from policies import load_policy
+    from policies import default_artifact, load_policy
     from training.data import read_tables
     from training.evaluate import evaluate as judge
     from training.render import show
 
     console = Console(stderr=True)
-    policy, artifact = load_policy(folder)
+    policy, artifact = load_policy(default_artifact() if str(folder) == "default" else folder)
     tables = [read_tables([path]).split(split) for path in paths]
     notes = [f"{path.name}: {note}" for path, table in zip(paths, tables, strict=True) for note in table.notes]
     for note in notes:

@@ -95,6 +95,8 @@ def import_files(
     for file in files:
         if file.path.resolve() == out.resolve():
             raise DataError(f"{out} would be written over the file that is read")
+    if out.suffix != ".parquet":
+        raise DataError(f"--out {out}: what is imported is written as Parquet; name a file that ends in .parquet")
     formats = [importer(format_name) if format_name else detect(file) for file in files]
     _check(files, formats)
     judges, vectors = formats[0].judges, any(one.vectors for one in formats)
