@@ -37,7 +37,7 @@ class Application(FastAPI):
     async def _other(self, scope: Any, receive: Any, send: Any) -> None:
         try:
             await super().__call__(scope, receive, send)
-        except Exception:
+        except Exception:  # the outermost boundary
             # an HTTP request's is told and logged by `_unforeseen`; the server would log it again, message and all
             if scope["type"] != "http":
                 raise

@@ -1,6 +1,6 @@
 """`POST /v1/chat/completions`: the hot path, a plain ASGI application without a framework's request object.
 
-FastAPI's own route costs about as much as everything here together (`make bench-proxy` has the bare peer).
+`make bench-proxy` holds it against a bare FastAPI route.
 """
 
 import asyncio
@@ -103,7 +103,9 @@ class Exchange:
             (b"x-pointsman-cost-usd", b"%d.%09d" % divmod(cost_nano, 1_000_000_000)),
         ]
         if self.wishes is not None and self.wishes.explain and len(decision.experts):
-            headers.append((b"x-pointsman-reason", why(decision).encode("ascii", "replace")))
+            failed = [f"{a.expert} failed ({a.failure.kind})" for a in self.attempts if a.failure is not None]
+            said = "; ".join([why(decision), *failed, *([f"{expert} answered"] if failed else [])])
+            headers.append((b"x-pointsman-reason", said.encode("ascii", "replace")))
         return headers
 
 
@@ -222,7 +224,12 @@ class Chat:
         body = answer.body
         assert exchange.decision is not None and exchange.wishes is not None
         if exchange.wishes.explain and body.endswith(b"}"):
-            body = body[:-1] + b',"pointsman":' + orjson.dumps(decision_json(exchange.decision)) + b"}"
+            body = (
+                body[:-1]
+                + b',"pointsman":'
+                + orjson.dumps(decision_json(exchange.decision) | {"served": served.expert})
+                + b"}"
+            )
         headers = [
             JSON,
             (b"content-length", b"%d" % len(body)),

@@ -167,6 +167,13 @@ def test_all_attempts_share_one_deadline(streamed: bool, world: World) -> None:
     assert len(world.large.requests) == len(world.small.requests) == 1
 
 
+def test_an_explanation_says_who_failed_and_who_answered(gateway: Gateway, large: Upstream) -> None:
+    large.script(close)
+    answer = gateway.chat("auto:best", routing={"explain": True})
+    assert answer.headers["x-pointsman-reason"].endswith("; large failed (cut); small answered")
+    assert (answer.json()["pointsman"]["expert"], answer.json()["pointsman"]["served"]) == ("large", "small")
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 def test_an_expert_that_hangs_leaves_half_the_time_to_the_next(streamed: bool, world: World) -> None:
     gateway = world.start(limits={"timeout_s": 2.0})
