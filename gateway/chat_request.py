@@ -8,7 +8,7 @@ import orjson
 
 from router.embedding import query_text
 from router.errors import InvalidRequest, UnknownModel
-from router.types import PREFERENCES, Preference, Query, Wishes
+from router.types import PREFERENCES, Context, Preference, Query, Wishes
 
 IMAGE_TOKENS = 765  # a 1024 x 1024 image at high detail, by OpenAI's published rule
 MESSAGE_TOKENS = 4  # what the chat format adds to each message
@@ -71,12 +71,20 @@ class ChatRequest:
     max_output_tokens: int | None
     needs: frozenset[str]
 
-    def query(self) -> Query:
+    def query(self, tenant: str) -> Query:
+        """As the router sees it; `tenant` is the name of the caller's key."""
+        messages = self.body["messages"]
         return Query(
-            text=query_text(self.body["messages"]),
+            text=query_text(messages),
             input_tokens=self.input_tokens,
             max_output_tokens=self.max_output_tokens,
             needs=self.needs,
+            context=Context(
+                tools="tools" in self.needs,
+                images="vision" in self.needs,
+                turn=max(sum(message.get("role") == "user" for message in messages), 1),
+                tenant=tenant,
+            ),
         )
 
 

@@ -13,7 +13,8 @@ from gateway.service import load_encoder, load_use
 from router.config import Settings
 from router.errors import ConfigError
 from router.experts.prices import PriceMap, describe
-from router.router import Router, why
+from router.explanation import why
+from router.router import Router
 from router.types import Candidate, Decision, Load, Query, Wishes
 
 
@@ -33,6 +34,7 @@ async def decide(settings: Settings, prompt: str, wishes: dict[str, Any]) -> Dec
         load=lambda _: Load(),
         preference=settings.policy.preference,
         explore=settings.policy.explore,
+        confidence=settings.policy.confidence,
         rng=random.Random(),
     )
     query = Query(text=prompt, input_tokens=len(prompt.encode("utf-8", "replace")) // 4 + 4)

@@ -9,7 +9,7 @@ from pathlib import Path
 from gateway.auth import Keyring
 from gateway.metrics import Metrics
 from policies import default_artifact, load_policy
-from router.artifact import Artifact, check_encoder, columns
+from router.artifact import Artifact, check_encoder
 from router.config import (
     EncoderSettings,
     EndpointSettings,
@@ -21,6 +21,7 @@ from router.config import (
 )
 from router.embedding import Encoder
 from router.errors import CALLERS_FAULT, ConfigError, PointsmanError
+from router.expert_names import columns
 from router.experts.base import Expert
 from router.experts.pool import Pool
 from router.experts.prices import PriceMap, describe
@@ -55,6 +56,7 @@ def load_use(settings: PolicySettings, specs: Sequence[ExpertSpec]) -> tuple[Pol
         version=artifact.version,
         columns=columns(artifact.experts, specs),
         reference=artifact.reference,
+        trial=artifact.trial,
     )
     return use, artifact
 
@@ -137,6 +139,7 @@ class Service:
             load=self.ledger.load,
             preference=settings.preference,
             explore=settings.explore,
+            confidence=settings.confidence,
             rng=random.Random(),
         )
 

@@ -120,7 +120,7 @@ async def model(name: str, service: In, exchange: Known) -> Response:
 async def route(body: Body, request: Request, service: In, exchange: Known) -> Response:
     """The decision alone for a chat request; nothing is called and nothing is billed."""
     parsed = parse_chat(body, request.headers.raw, service.chat_experts)
-    decision = await decide(service, parsed)
+    decision = await decide(service, parsed, exchange.caller)
     exchange.decision = decision
     return answer(decision_json(decision), exchange)
 

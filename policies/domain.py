@@ -6,22 +6,24 @@ domains, clusters of prompts stand for them.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from router.artifact import take
+from router.effects import estimated
 from router.errors import DataError
 from router.features import ReadingPolicy
 from router.types import Floats, Outcomes, Queries
 
-LEAST_VARIANCE = 0.05
 CHUNK = 1_024
 
 
 class Domain(ReadingPolicy):
     """`pseudo_count`: observations' worth of belief that an expert does in a domain as it does everywhere."""
+
+    space: ClassVar[Mapping[str, Any]] = {"pseudo_count": {"low": 1.0, "high": 200.0, "log": True}}
 
     def __init__(self, *, pseudo_count: float = 10.0, rng: int = 0) -> None:
         self.pseudo_count = pseudo_count
@@ -50,9 +52,7 @@ class Domain(ReadingPolicy):
 
     def _predict(self, queries: Queries) -> tuple[Floats, Floats]:
         share = self._share(queries)
-        quality = np.minimum(np.maximum(self.mean_ + share @ self.effect_, 0.0), 1.0)
-        variance = np.maximum(quality * (1.0 - quality), LEAST_VARIANCE)
-        return quality, np.sqrt(variance / (share @ self.evidence_ + 1.0))
+        return estimated(self.mean_ + share @ self.effect_, share @ self.evidence_)
 
     def _learned(self) -> dict[str, NDArray[Any]]:
         return {"mean": self.mean_, "effect": self.effect_, "evidence": self.evidence_}

@@ -6,16 +6,17 @@ expert's answer will be: an answer's cost is known to within a factor of its len
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from router.artifact import nested, take, within
+from router.axes import main_axes
 from router.directions import LEAST_SEEN, directions, slope
 from router.errors import DataError
 from router.features import ReadingPolicy, table_of
-from router.ridge import ridge
+from router.ridge import evened, ridge
 from router.trees import Forest as Trees
 from router.trees import Growth, grow
 from router.types import Floats, Outcomes, Queries
@@ -35,6 +36,11 @@ class Forest(ReadingPolicy):
     `length_trees` foretell the lengths; with 0, an expert's mean length stands for all its answers.
     """
 
+    space: ClassVar[Mapping[str, Any]] = {  # more trees are never worse, only slower
+        "leaf": {"low": 1, "high": 40, "log": True},
+        "share": {"low": 0.05, "high": 1.0, "log": True},
+    }
+
     def __init__(
         self, *, trees: int = 80, leaf: int = 5, share: float = 0.3, length_trees: int = LENGTHS.trees, rng: int = 0
     ) -> None:
@@ -47,9 +53,9 @@ class Forest(ReadingPolicy):
     def _learn(self, outcomes: Outcomes) -> None:
         if self.trees < 1 or self.leaf < 1 or not 0 < self.share <= 1 or self.length_trees < 0:
             raise DataError("a forest needs trees and leaves of at least 1, and a share in (0, 1]")
-        self.axes_ = _axes(outcomes.queries.embeddings)
+        self.axes_ = main_axes(outcomes.queries.embeddings, AXES)
         features, quality = self._features(outcomes.queries), outcomes.quality
-        path = ridge(_unit(table_of(outcomes.queries)), quality)
+        path = ridge(evened(table_of(outcomes.queries)), quality)
         base = path.honest[int(path.error(quality).mean(axis=1).argmin())]
         turned = directions(base, quality)
         mean = np.nanmean(quality, axis=0)
@@ -121,18 +127,3 @@ class Forest(ReadingPolicy):
         self.forest_ = Trees.restored(within("quality", state), width, len(self.back_))
         lengths = within("lengths", state)
         self.lengths_ = Trees.restored(lengths, width, experts) if lengths else None
-
-
-def _axes(vectors: Floats) -> Floats:
-    """The main axes of the vectors, [d, at most AXES]."""
-    centred = (vectors - vectors.mean(axis=0)).astype(np.float64)
-    size, axes = np.linalg.eigh(centred.T @ centred)
-    return np.ascontiguousarray(axes[:, np.argsort(-size)[:AXES]], dtype=np.float32)
-
-
-def _unit(table: Floats) -> Floats:
-    """Columns of one variance, rows of mean squared norm one."""
-    spread = table.std(axis=0)
-    return np.asarray(
-        (table - table.mean(axis=0)) / np.where(spread > 1e-6, spread, np.inf) / table.shape[1] ** 0.5
-    )

@@ -8,11 +8,13 @@ observed so often. Both, and how many neighbours, are chosen by leaving each pro
 
 from collections.abc import Mapping
 from itertools import product
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from router.artifact import take
+from router.effects import estimated
 from router.errors import DataError
 from router.policy import Policy
 from router.types import Floats, Outcomes, Queries
@@ -22,13 +24,18 @@ TEMPERATURES = (0.05, 0.15, 10.0)  # of exp(-(1 - cosine) / temperature); the la
 PSEUDO_COUNTS = (3.0, 10.0, 30.0)
 CHUNK = 512
 JUDGED = 3_000  # prompts left out in turn; more only take longer
-LEAST_VARIANCE = 0.05
 
 Rows = NDArray[np.intp]
 
 
 class Knn(Policy):
     """`neighbours`, the kernel's `temperature` and the `pseudo_count` of the expert's mean; None: chosen."""
+
+    space: ClassVar[Mapping[str, Any]] = {
+        "neighbours": {"low": 5, "high": 300, "log": True},
+        "temperature": {"low": 0.02, "high": 10.0, "log": True},
+        "pseudo_count": {"low": 1.0, "high": 100.0, "log": True},
+    }
 
     def __init__(
         self,
@@ -63,8 +70,8 @@ class Knn(Policy):
                 PSEUDO_COUNTS if self.pseudo_count is None else (self.pseudo_count,),
             )
         )
-        if len(choices) == 1:
-            return choices[0]
+        if len(choices) == 1 or len(quality) < 2:
+            return choices[-1]  # the most cautious
         rows = np.sort(np.random.default_rng(self.rng).permutation(len(quality))[:JUDGED])
         errors = np.zeros(len(choices))
         for start in range(0, len(rows), CHUNK):
@@ -105,8 +112,7 @@ class Knn(Policy):
             part = slice(start, start + CHUNK)
             found = self._nearest(queries.embeddings[part], int(settings[0]))
             quality[part], evidence[part] = self._means(*found, settings)
-        quality = np.minimum(np.maximum(quality, 0.0), 1.0)
-        return quality, np.sqrt(np.maximum(quality * (1.0 - quality), LEAST_VARIANCE) / (evidence + 1.0))
+        return estimated(quality, evidence)
 
     def state(self) -> dict[str, Floats]:
         return {

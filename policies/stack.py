@@ -17,8 +17,8 @@ from policies import policy_class
 from router.artifact import nested, take, within
 from router.blending import SHRINKAGE, TABLE_SHARES, UNTRIED, Narrowing, area, narrowed, weighed
 from router.directions import directions
-from router.errors import ConfigError
 from router.features import ReadingPolicy
+from router.members import built
 from router.policy import Policy
 from router.types import Floats, Outcomes, Queries
 
@@ -38,14 +38,7 @@ class Stack(ReadingPolicy):
         self.rng = rng
 
     def _built(self, number: int) -> Policy:
-        params = dict(self.members[number])
-        if "kind" not in params:
-            raise ConfigError(f"members[{number}] names no kind of policy")
-        policy = policy_class(str(params.pop("kind")))
-        try:
-            member = policy(**{"rng": self.rng + 10 * number, **params})
-        except TypeError as error:
-            raise ConfigError(f"members[{number}]: {error}") from error
+        member = built(self.members[number], f"members[{number}]", policy_class, self.rng + 10 * number)
         if isinstance(member, ReadingPolicy):
             member.lend(self.reader_)
         return member

@@ -4,10 +4,8 @@ Numbers and names only: no pickle, no prompt. `policy.json` carries the digest o
 flipped bit in either file is an `ArtifactError` that names the file.
 """
 
-import difflib
 import hashlib
 import json
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,10 +19,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from router.errors import ArtifactError, ConfigError
+from router.errors import ArtifactError
 from router.files import flush_folder, swap_folders
 from router.policy import Policy
-from router.types import ExpertSpec, Floats, Queries, tier_column
+from router.stepped import Stepped
+from router.steps import step_class
+from router.steps.base import Step
+from router.types import Floats, Queries, Trial
 
 FORMAT = 1
 STATE = "state.safetensors"
@@ -35,7 +36,9 @@ OUTPUT_TOKENS = "experts.output_tokens"
 REFERENCE = "reference.embeddings"
 REFERENCE_TOKENS = "reference.input_tokens"
 REFERENCE_FEATURES = "reference.features"  # only there where the policy reads features of the prompts
-TIER_MARK = tier_column("")
+STEP = "step"
+TRIAL = "trial"
+UNSEEN = -1.0  # a trial's quality where none was observed
 
 
 class EncoderStamp(BaseModel):
@@ -63,6 +66,7 @@ class _Header(BaseModel):
     encoder: EncoderStamp | None
     data_digest: str
     metrics: dict[str, Any]
+    steps: tuple[str, ...] = ()
     state_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     digest: str = Field(pattern="^[0-9a-f]{64}$")
 
@@ -73,7 +77,9 @@ class Artifact:
 
     `state` is what the policy's own `state()` gave. `reference` is a sample of m training queries: their vectors
     and lengths, from which a router finds the prices of quality for its pool. `encoder` is None for a policy that
-    never reads the query; its reference vectors are then [m, 0]. `version` is empty until saved or loaded.
+    never reads the query; its reference vectors are then [m, 0]. `steps` follow the policy's own estimate; the
+    experts that they add are the last. `trial` is what guarantees are made from. `version` is empty until saved or
+    loaded.
     """
 
     kind: str
@@ -85,14 +91,17 @@ class Artifact:
     encoder: EncoderStamp | None
     data_digest: str
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    steps: tuple[Step, ...] = ()
+    trial: Trial | None = None
     version: str = ""
 
     def restore(self, policy: Policy) -> Policy:
         """Gives `policy`, built with `params`, what was learned. Raises `ArtifactError`."""
-        policy.experts_ = self.experts
-        policy.output_tokens_ = self.output_tokens
+        own = len(self.experts) - sum(step.adds for step in self.steps)
+        policy.experts_ = self.experts[:own]
+        policy.output_tokens_ = self.output_tokens[:own]
         policy.restore(self.state)
-        return policy
+        return Stepped(policy, self.steps, self.experts, self.output_tokens) if self.steps else policy
 
 
 def pack(
@@ -102,8 +111,9 @@ def pack(
     encoder: EncoderStamp | None,
     data_digest: str,
     metrics: Mapping[str, Any],
+    trial: Trial | None = None,
 ) -> Artifact:
-    """What `save` writes of a fitted policy."""
+    """What `save` writes of a fitted policy and of the steps that follow it."""
     return Artifact(
         kind=policy.kind,
         params=policy.params,
@@ -114,6 +124,8 @@ def pack(
         encoder=encoder if policy.reads_query else None,
         data_digest=data_digest,
         metrics=metrics,
+        steps=policy.steps if isinstance(policy, Stepped) else (),
+        trial=trial,
     )
 
 
@@ -177,59 +189,29 @@ def load(folder: Path) -> Artifact:
             encoder=header.encoder,
             data_digest=header.data_digest,
             metrics=header.metrics,
+            steps=_steps(header.steps, arrays),
+            trial=_trial(arrays, experts) if f"{TRIAL}.quality" in arrays else None,
             version=_version(raw),
         )
     except ArtifactError as error:
         raise ArtifactError(f"{state_path}: {error}") from error
 
 
-def columns(known: Sequence[str], specs: Sequence[ExpertSpec]) -> list[int]:
-    """For each expert of the pool, the artifact's expert that it is taken for: its name, else `like`, else `tier`.
-
-    Raises `ConfigError` naming the expert, what was looked for and the choices.
-    """
-    return [_column(known, spec) for spec in specs]
+def _steps(kinds: Sequence[str], arrays: Mapping[str, NDArray[Any]]) -> tuple[Step, ...]:
+    return tuple(step_class(kind).restored(within(f"{STEP}.{place}", arrays)) for place, kind in enumerate(kinds))
 
 
-def find(name: str, known: Sequence[str]) -> int | None:
-    """Which of `known` is meant by `name`, or None.
-
-    The same spelling first; then the same but for the provider in front, case and punctuation; then the same but
-    for the date or revision at the end, of which the latest is taken: `openai/gpt-4o` finds `gpt-4o-2024-08-06`.
-    """
-    for simplify in (str, _canonical, _undated):
-        wanted = simplify(name)
-        if matches := [candidate for candidate in known if simplify(candidate) == wanted]:
-            return known.index(max(matches))
-    return None
-
-
-def _column(known: Sequence[str], spec: ExpertSpec) -> int:
-    wanted = [spec.name, *([spec.like] if spec.like else []), *([tier_column(spec.tier)] if spec.tier else [])]
-    for name in wanted:
-        column = find(name, known)
-        if column is not None:
-            return column
-    models = [name for name in known if not name.startswith(TIER_MARK)]
-    tiers = [name.removeprefix(TIER_MARK) for name in known if name.startswith(TIER_MARK)]
-    close = {
-        near for name in wanted for near in difflib.get_close_matches(_canonical(name), models, n=3, cutoff=0.5)
-    }
-    raise ConfigError(
-        f"expert {spec.name!r}: the policy's artifact knows no {' nor '.join(repr(name) for name in wanted)}"
-        + (f"; did you mean like: {' or '.join(sorted(close))}?" if close else "")
-        + (f"; tier: one of {', '.join(tiers)}" if tiers else "; this artifact knows no tiers")
-        + f"; like: one of {', '.join(sorted(models))}"
+def _trial(arrays: Mapping[str, NDArray[Any]], experts: int) -> Trial:
+    state = within(TRIAL, arrays)
+    quality = take(state, "quality", (None, experts))
+    shape = quality.shape
+    observed = take(state, "observed", shape)
+    return Trial(
+        quality=quality,
+        output_tokens=take(state, "output_tokens", shape),
+        input_tokens=take(state, "input_tokens", shape[:1]),
+        observed=np.where(observed == UNSEEN, np.nan, observed),
     )
-
-
-def _canonical(name: str) -> str:
-    return re.sub(r"[^a-z0-9:]+", "-", name.rpartition("/")[2].lower())
-
-
-def _undated(name: str) -> str:
-    """Without a date (20241022, 2024-08-06), a short revision (0125, 002) or a word for the newest at the end."""
-    return re.sub(r"(-(20\d{6}|20\d\d-\d\d-\d\d|[01]\d{3}|00\d|latest|preview|beta))+$", "", _canonical(name))
 
 
 def take(state: Mapping[str, NDArray[Any]], name: str, shape: tuple[int | None, ...]) -> Floats:
@@ -284,6 +266,16 @@ def _encode(artifact: Artifact) -> tuple[bytes, bytes]:
     arrays[REFERENCE_TOKENS] = artifact.reference.input_tokens.astype(np.float32)
     if artifact.reference.features is not None:
         arrays[REFERENCE_FEATURES] = artifact.reference.features.astype(np.float16)
+    for place, step in enumerate(artifact.steps):
+        arrays |= nested(f"{STEP}.{place}", step.state())
+    if (trial := artifact.trial) is not None:
+        observed = np.where(np.isfinite(trial.observed), trial.observed, UNSEEN)
+        arrays |= {
+            f"{TRIAL}.quality": trial.quality.astype(np.float16),
+            f"{TRIAL}.output_tokens": trial.output_tokens.astype(np.float32),
+            f"{TRIAL}.input_tokens": trial.input_tokens.astype(np.float32),
+            f"{TRIAL}.observed": observed.astype(np.float16),
+        }
     for name, array in arrays.items():
         assert np.isfinite(array).all(), f"{name} holds a number that is not finite"
     state = save_arrays({name: np.ascontiguousarray(array) for name, array in arrays.items()})
@@ -295,6 +287,7 @@ def _encode(artifact: Artifact) -> tuple[bytes, bytes]:
         encoder=artifact.encoder,
         data_digest=artifact.data_digest,
         metrics=dict(artifact.metrics),
+        steps=tuple(step.kind for step in artifact.steps),
         state_sha256=hashlib.sha256(state).hexdigest(),
         digest="0" * 64,
     )

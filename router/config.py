@@ -119,6 +119,7 @@ class PolicySettings(Section):
     artifact: str = "default"
     preference: Preference = "balanced"
     explore: float = Field(0.0, ge=0, le=1, description="share of decisions drawn at random, for learning")
+    confidence: float = Field(0.9, ge=0.5, le=0.999, description="with which a quality floor is guaranteed")
 
 
 class EncoderSettings(Section):

@@ -26,7 +26,7 @@ from router.encoder_export import Export, exported
 from router.encoder_folder import open_folder
 from router.encoder_precision import options
 from router.encoder_runtime import load_openvino
-from router.encoder_tokens import Tokens, batches, shapes
+from router.encoder_tokens import Tokens, batches, shapes, valid
 from router.errors import EncoderError
 
 __all__ = ["Encoder", "query_text"]
@@ -110,7 +110,7 @@ class Encoder:
         """
         if not self.alive:
             raise EncoderError("the encoder is not loaded")
-        text = _valid(self._tokens.shorten(text))
+        text = valid(self._tokens.shorten(text))
         key = hashlib.blake2b(text.encode(), digest_size=16).digest()
         known = self._cache.get(key)
         if known is not None:
@@ -131,7 +131,7 @@ class Encoder:
         """
         if self._thread is None:
             raise EncoderError("the encoder is not loaded")
-        ids = [self._tokens.ids(_valid(self._tokens.shorten(text))) for text in texts]
+        ids = [self._tokens.ids(valid(self._tokens.shorten(text))) for text in texts]
         vectors = np.empty((len(texts), self.dimension), np.float32)
         for batch in batches(ids, self.window):
             vectors[list(batch.rows)] = self._infer(*batch.arrays(ids, self._pad_id))
@@ -218,11 +218,6 @@ class Encoder:
             if job is not None:
                 left.append(job)
         self._hand_over([(job, EncoderError("the encoder was closed")) for job in left])
-
-
-def _valid(text: str) -> str:
-    """The text without lone surrogates, which no tokenizer takes."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _forget_pages(path: Path) -> None:

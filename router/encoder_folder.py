@@ -78,10 +78,15 @@ class EncoderFolder:
         return total.hexdigest()[:16]
 
 
-def open_folder(model: str) -> EncoderFolder:
-    """Finds a model by name or path and reads its configuration. Raises `EncoderError`."""
+def open_folder(model: str, *, plain: bool = False) -> EncoderFolder:
+    """Finds a model by name or path and reads its configuration. Raises `EncoderError`.
+
+    `plain`: a transformer without modules.json will do; its vector is then the mean of its tokens'.
+    """
     path = locate(model)
     listed = _read_json(path / "modules.json", default=[])
+    if plain and not listed:
+        listed = [{"type": "Transformer", "path": ""}]
     modules = tuple(
         (str(module.get("type", "")).rpartition(".")[2], path / str(module.get("path", ""))) for module in listed
     )

@@ -25,11 +25,16 @@ HIDDEN = -1e4  # added to the score of a padded place: exp() of it is 0 in every
 
 def build(folder: EncoderFolder) -> Any:
     """The `openvino.Model` of a folder. Raises `EncoderError`: an odd model without torch, a missing weight."""
-    reason = _foreign(folder)
-    return convert(folder, reason) if reason else _Writer(folder).model()
+    reason = foreign(folder)
+    return convert(folder, reason) if reason else written(folder, read_weights(folder.weights))
 
 
-def _foreign(folder: EncoderFolder) -> str | None:
+def written(folder: EncoderFolder, tensors: Mapping[str, Any]) -> Any:
+    """The `openvino.Model` of a folder that is not `foreign`, with `tensors` (float32, by name) for its weights."""
+    return _Writer(folder, tensors).model()
+
+
+def foreign(folder: EncoderFolder) -> str | None:
     """Why the graph cannot be written from the safetensors alone; None: it can."""
     config = folder.config
     kinds = [kind for kind, _ in folder.modules]
@@ -39,18 +44,21 @@ def _foreign(folder: EncoderFolder) -> str | None:
         return f"its positions are {config['position_embedding_type']!r}"
     if config.get("hidden_act") not in ACTIVATIONS:
         return f"its activation is {config.get('hidden_act')!r}"
-    if kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) - {"Dense", "Normalize"}:
+    if kinds[:2] not in (["Transformer"], ["Transformer", "Pooling"]) or set(kinds[2:]) - {"Dense", "Normalize"}:
         return f"its modules are {kinds}"
-    if _pooling(folder) not in POOLINGS:
-        return f"its pooling is {_pooling(folder)!r}"
+    if pooling(folder) not in POOLINGS:
+        return f"its pooling is {pooling(folder)!r}"
     if any(kind == "Dense" and not (path / "model.safetensors").is_file() for kind, path in folder.modules):
         return "its dense layer has no model.safetensors"
     return None if folder.weights.is_file() else "it has no model.safetensors in one piece"
 
 
-def _pooling(folder: EncoderFolder) -> str:
-    """How token vectors become one; several ways at once are joined by "+"."""
-    config = read_config(next(path for kind, path in folder.modules if kind == "Pooling"))
+def pooling(folder: EncoderFolder) -> str:
+    """How token vectors become one; several ways at once are joined by "+". A plain transformer's: their mean."""
+    path = next((path for kind, path in folder.modules if kind == "Pooling"), None)
+    if path is None:
+        return "mean"
+    config = read_config(path)
     if "pooling_mode" in config:  # as sentence-transformers writes it since version 6
         mode = config["pooling_mode"]
         return mode if isinstance(mode, str) else "+".join(map(str, mode))
@@ -80,9 +88,9 @@ def read_weights(path: Path) -> dict[str, Any]:
 class _Weights(Mapping[str, Any]):
     """The tensors of one file; a missing one is named together with its file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tensors: Mapping[str, Any]) -> None:
         self.path = path
-        self.tensors = read_weights(path)
+        self.tensors = tensors
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.tensors:
@@ -99,11 +107,11 @@ class _Weights(Mapping[str, Any]):
 class _Writer:
     """Writes BERT, and RoBERTa, which differs in where its positions begin."""
 
-    def __init__(self, folder: EncoderFolder) -> None:
+    def __init__(self, folder: EncoderFolder, tensors: Mapping[str, Any]) -> None:
         self.op = load_openvino().opset13
         self.folder = folder
         self.config = folder.config
-        self.weights = _Weights(folder.weights)
+        self.weights = _Weights(folder.weights, tensors)
         self.heads = int(self.config["num_attention_heads"])
         self.size = int(self.config["hidden_size"]) // self.heads
 
@@ -176,7 +184,7 @@ class _Writer:
         return self.norm(self.op.add(self.linear(wide, f"{name}.output.dense"), x), f"{name}.output.LayerNorm")
 
     def pool(self, x: Any, mask: Any) -> Any:
-        kind = _pooling(self.folder)
+        kind = pooling(self.folder)
         if kind == "cls":
             return self.op.gather(x, self.constant(0), self.constant(1))
         if kind == "max":
@@ -191,7 +199,8 @@ class _Writer:
         return self.op.divide(self.op.squeeze(total, self.constant([1])), count)
 
     def dense(self, x: Any, path: Path) -> Any:
-        config, weights = read_config(path), _Weights(path / "model.safetensors")
+        file = path / "model.safetensors"
+        config, weights = read_config(path), _Weights(file, read_weights(file))
         x = self.op.matmul(x, self.constant(weights["linear.weight"], np.float32), False, True)
         if config.get("bias", True):
             x = self.op.add(x, self.constant(weights["linear.bias"], np.float32))

@@ -6,12 +6,12 @@ rounded up to steps and the rows of a batch to powers of two.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from router.encoder_folder import EncoderFolder
 from router.errors import EncoderError
 
 CHARS_PER_TOKEN = 8  # a text of more characters than window * this is cut before it is tokenised
@@ -20,21 +20,38 @@ MOST_TOKENS = 512  # nor do more tokens
 WASTE = 32  # padding worth one batch less: a call costs as much as about that many tokens
 
 
+class Reads(Protocol):
+    """How a model reads a text: what is needed of `router.encoder_folder.EncoderFolder`."""
+
+    @property
+    def tokenizer(self) -> Path | bytes: ...
+    @property
+    def window(self) -> int: ...
+    @property
+    def prefix(self) -> str: ...
+    @property
+    def lowercase(self) -> bool: ...
+
+
 class Tokens:
     """Tokenises as the model was trained, save that a text longer than the window keeps its head and tail."""
 
-    def __init__(self, folder: EncoderFolder) -> None:
+    def __init__(self, model: Reads) -> None:
         from tokenizers import Tokenizer
 
+        source = model.tokenizer
         try:
-            self._tokenizer: Any = Tokenizer.from_file(str(folder.tokenizer))
+            self._tokenizer: Any = (
+                Tokenizer.from_buffer(source) if isinstance(source, bytes) else Tokenizer.from_file(str(source))
+            )
         except Exception as error:  # tokenizers raises nothing narrower
-            raise EncoderError(f"cannot read {folder.tokenizer}: {error}") from error
+            name = "the tokenizer" if isinstance(source, bytes) else source
+            raise EncoderError(f"cannot read {name}: {error}") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._window = folder.window
-        self._prefix = folder.prefix
-        self._lowercase = folder.lowercase
+        self._window = model.window
+        self._prefix = model.prefix
+        self._lowercase = model.lowercase
 
     def shorten(self, text: str) -> str:
         """Head and tail of a text too long to matter whole: 8 MiB cost no more than 2,000 characters."""
@@ -49,6 +66,11 @@ class Tokens:
         ids: list[int] = self._tokenizer.encode(text).ids
         half = self._window // 2
         return ids if len(ids) <= self._window else ids[: self._window - half] + ids[-half:]
+
+
+def valid(text: str) -> str:
+    """The text without lone surrogates, which no tokenizer takes."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ Knows nothing of what is served: neither torch nor this module's work is ever in
 """
 
 import random
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,6 @@ def convert(folder: EncoderFolder, reason: str) -> Any:
             f"encoder {folder.name!r} must be exported through torch, since {reason}, and {error.name} is not "
             "installed: pip install 'pointsman[export]' (without a GPU: pip install torch==2.13.0 first)"
         ) from error
-    openvino = load_openvino()
 
     class Graph(torch.nn.Module):  # type: ignore[misc]
         def __init__(self, model: Any) -> None:
@@ -44,7 +44,22 @@ def convert(folder: EncoderFolder, reason: str) -> Any:
     loaded = SentenceTransformer(
         str(folder.path), device="cpu", local_files_only=True, model_kwargs={"attn_implementation": "eager"}
     )
-    graph = Graph(loaded.float().eval()).eval()
+    prompts = sample_prompts(random.Random(0), 12)
+    batches = []
+    for texts in (prompts[:1], prompts[1:4], [" ".join(prompts[4:8])], prompts[8:]):
+        rows = loaded.tokenizer(texts, padding=True, truncation=True, max_length=folder.window, return_tensors="np")
+        batches.append((rows["input_ids"].astype(np.int32), rows["attention_mask"].astype(np.float32)))
+    return traced(Graph(loaded.float().eval()).eval(), batches, folder.name)
+
+
+def traced(graph: Any, batches: Iterable[tuple[Any, Any]], name: str) -> Any:
+    """The `openvino.Model` of a torch module: ids [b, t] int32 and mask [b, t] float32 in, unit vectors out.
+
+    Raises `EncoderError` where both disagree on one of `batches`, (ids, mask) of several shapes.
+    """
+    import torch
+
+    openvino = load_openvino()
     example = {"ids": torch.ones(2, 24, dtype=torch.int32), "mask": torch.ones(2, 24)}
     with torch.no_grad():
         converted = openvino.convert_model(
@@ -52,23 +67,13 @@ def convert(folder: EncoderFolder, reason: str) -> Any:
             example_input=example,
             input=[("ids", [-1, -1], openvino.Type.i32), ("mask", [-1, -1], openvino.Type.f32)],
         )
-        _compare(converted, graph, loaded.tokenizer, folder)
+        compiled = openvino.Core().compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        for ids, mask in batches:
+            wanted = graph(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
+            cosine = float((compiled((ids, mask))[0] * wanted).sum(axis=1).min())
+            if not cosine >= LEAST_COSINE:
+                raise EncoderError(
+                    f"encoder {name!r}: the exported graph differs from torch (cosine {cosine:.4f}, "
+                    f"at least {LEAST_COSINE} expected); this model cannot be served"
+                )
     return converted
-
-
-def _compare(converted: Any, graph: Any, tokenizer: Any, folder: EncoderFolder) -> None:
-    openvino = load_openvino()
-    import torch
-
-    compiled = openvino.Core().compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    prompts = sample_prompts(random.Random(0), 12)
-    for texts in (prompts[:1], prompts[1:4], [" ".join(prompts[4:8])], prompts[8:]):
-        rows = tokenizer(texts, padding=True, truncation=True, max_length=folder.window, return_tensors="np")
-        ids, mask = rows["input_ids"].astype(np.int32), rows["attention_mask"].astype(np.float32)
-        wanted = graph(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
-        cosine = float((compiled((ids, mask))[0] * wanted).sum(axis=1).min())
-        if not cosine >= LEAST_COSINE:
-            raise EncoderError(
-                f"encoder {folder.name!r}: the exported graph differs from torch (cosine {cosine:.4f}, "
-                f"at least {LEAST_COSINE} expected); this model cannot be served"
-            )

@@ -14,15 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.artifact import nested, take, within
+from router.clustering import SAMPLE, half_norms
+from router.errors import ArtifactError
+from router.languages import NAMES, language_numbers
 from router.policy import Policy
-from router.prompt_counts import BITS, buckets, counts
+from router.prompt_counts import BITS, buckets, context_numbers, counts, shortened
 from router.ridge import ridge
-from router.types import Floats, Outcomes, Queries
+from router.types import Context, Floats, Outcomes, Queries
 
 TOPICS = 128
 LEAST_PROMPTS = 2  # that a word must be in
 PSEUDO_DOMAINS = 24  # clusters that stand for domains where the data name none
 SHARPNESS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)  # of the posterior, tried in turn
+OTHER_LANGUAGES = 0.08  # of the prompts, from which on the language is read; of English, .05 may look like another
+LANGUAGES, CONTEXTS = len(NAMES), len(context_numbers(Context()))
 COUNT_RANGE = 4.0  # standard deviations beyond which a count says no more
 
 
@@ -44,13 +49,18 @@ class Reader:
         if queries.prompts is not None:
             found = [buckets(prompt) for prompt in queries.prompts]
             numbers = np.array([counts(prompt) for prompt in queries.prompts])
+            languages = np.array([language_numbers(shortened(prompt)) for prompt in queries.prompts])
+            if _several(languages):
+                numbers = np.hstack([numbers, languages])
+            if queries.contexts is not None:
+                numbers = np.hstack([numbers, [context_numbers(context) for context in queries.contexts]])
             self._fit_words(found, seed)
             self._count_mean = numbers.mean(axis=0).astype(np.float32)
             self._count_scale = (numbers.std(axis=0) + 1e-6).astype(np.float32)
             words = np.stack([self._row(*row) for row in zip(found, numbers, strict=True)])
         else:
             words = self._words(queries)
-        labels = _labels(queries, rng)
+        labels = domain_numbers(queries, rng)
         target = (labels[:, None] == np.arange(labels.max() + 1)).astype(np.float64)
         base = self._base(queries.embeddings, words)
         self._base_mean = base.mean(axis=0)
@@ -59,7 +69,9 @@ class Reader:
         for block, weight in self._base_blocks(d):
             if (power := float(base[:, block].var(axis=0).sum())) > 0:
                 scale[block] = weight / np.sqrt(power)
-        path = ridge((base - self._base_mean) * scale, target)
+        base -= self._base_mean  # in place: of a million prompts, one such table is gigabytes
+        base *= scale
+        path = ridge(base, target)
         best = int(path.error(target).mean(axis=1).argmin())
         self._domain_weights = (path.weights[best] * scale[:, None]).astype(np.float32)
         self._domain_bias = (path.intercept[best] - self._base_mean @ self._domain_weights).astype(np.float32)
@@ -112,7 +124,24 @@ class Reader:
         topics, counted = self._topics.shape[1], len(self._count_mean)
         if queries.prompts is None or not topics + counted:
             return np.zeros((len(queries), topics + counted), dtype=np.float32)
-        return np.stack([self._row(buckets(prompt), counts(prompt)) for prompt in queries.prompts])
+        contexts = queries.contexts or (Context(),) * len(queries)
+        return np.stack(
+            [
+                self._row(buckets(prompt), self._numbers(prompt, context))
+                for prompt, context in zip(queries.prompts, contexts, strict=True)
+            ]
+        )
+
+    def _numbers(self, prompt: str, context: Context) -> Floats:
+        """The counts; the language's and the context's numbers where the training's queries had several."""
+        numbers = counts(prompt)
+        more = len(self._count_mean) - len(numbers)
+        parts = [numbers]
+        if more in (LANGUAGES, LANGUAGES + CONTEXTS):
+            parts.append(language_numbers(shortened(prompt)))
+        if more in (CONTEXTS, LANGUAGES + CONTEXTS):
+            parts.append(context_numbers(context))
+        return np.concatenate(parts)
 
     def _row(self, found: NDArray[np.int64], numbers: Floats) -> Floats:
         spread = (numbers - self._count_mean) / self._count_scale
@@ -125,7 +154,7 @@ class Reader:
         return np.concatenate([unit @ self._topics[bucket].astype(np.float32), spread])
 
     def _base(self, vectors: Floats, words: Floats) -> Floats:
-        return np.hstack([vectors, words]).astype(np.float32)
+        return np.hstack([vectors, words]).astype(np.float32, copy=False)
 
     def _base_blocks(self, d: int) -> list[tuple[slice, float]]:
         topics, counted = self._topics.shape[1], len(self._count_mean)
@@ -149,6 +178,12 @@ class Reader:
         reader._topics = take(state, "topics", (len(reader._rarity), None)).astype(np.float16)
         reader._count_mean = take(state, "count_mean", (None,))
         reader._count_scale = take(state, "count_scale", (len(reader._count_mean),))
+        size = len(counts(""))
+        known = (size, size + LANGUAGES, size + CONTEXTS, size + LANGUAGES + CONTEXTS)
+        if len(reader._count_mean) not in (0, *known):
+            raise ArtifactError(
+                f"{len(reader._count_mean)} counts of a prompt; this version makes {size}: train anew"
+            )
         reader._domain_weights = take(state, "domain_weights", (None, None))
         reader._domain_bias = take(state, "domain_bias", (reader._domain_weights.shape[1],))
         reader._sharpness = take(state, "sharpness", (1,))
@@ -203,7 +238,16 @@ def table_of(queries: Queries) -> Floats:
     return np.hstack([queries.embeddings, queries.features]).astype(np.float32, copy=False)
 
 
-def _labels(queries: Queries, rng: np.random.Generator) -> NDArray[np.intp]:
+def _several(languages: Floats) -> bool:
+    """Whether the prompts are in several languages: in one, these numbers would only be noise."""
+    strongest = np.where(languages.any(axis=1), languages.argmax(axis=1), -1)
+    return (
+        bool((strongest >= 0).any())
+        and np.bincount(strongest[strongest >= 0]).max() < (1.0 - OTHER_LANGUAGES) * (strongest >= 0).sum()
+    )
+
+
+def domain_numbers(queries: Queries, rng: np.random.Generator) -> NDArray[np.intp]:
     """Each query's domain as a number; where the data name none, its cluster among the vectors."""
     if queries.domains is not None and len(set(queries.domains)) > 1:
         return np.unique(np.array(queries.domains), return_inverse=True)[1].ravel()
@@ -212,7 +256,13 @@ def _labels(queries: Queries, rng: np.random.Generator) -> NDArray[np.intp]:
         return np.zeros(len(queries), dtype=np.intp)
     from scipy.cluster.vq import kmeans2
 
-    _, owner = kmeans2(queries.embeddings.astype(np.float64), clusters, iter=20, minit="++", seed=rng)
+    vectors = queries.embeddings
+    if len(vectors) > SAMPLE:
+        drawn = vectors[np.sort(rng.choice(len(vectors), SAMPLE, replace=False))]
+        centres, _ = kmeans2(drawn.astype(np.float64), clusters, iter=20, minit="++", seed=rng)
+        owner = (vectors @ centres.T.astype(np.float32) - half_norms(centres)).argmax(axis=1)
+    else:
+        _, owner = kmeans2(vectors.astype(np.float64), clusters, iter=20, minit="++", seed=rng)
     return np.unique(owner, return_inverse=True)[1].ravel()
 
 

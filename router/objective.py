@@ -23,6 +23,11 @@ def utility(quality: Floats, cost_usd: Floats, price_of_quality: float) -> Float
     return np.asarray(quality - price_of_quality * cost_usd)
 
 
+def cheapest_first(cost_usd: Floats) -> NDArray[np.intp]:
+    """The experts [..., K] in an order in which the first of the highest utility is the one that `choose` takes."""
+    return np.asarray(np.argsort(cost_usd, axis=-1, kind="stable"))
+
+
 def price_of_quality(quality: Floats, cost_usd: Floats, share: float) -> float:
     """The smallest lambda at which choosing by `utility` spends at most `share` of the best single expert's cost.
 
@@ -95,7 +100,7 @@ def choose(
             out[int(k)] = f"expected quality {terms.quality[k]:.3f} is under the floor {floor:.3f}"
     worth = utility(terms.quality, terms.cost_usd, price)
     candidates = np.flatnonzero(left)
-    # ties go to the cheaper one
+    # ties go to the cheaper one, as in `cheapest_first`
     ranked = candidates[np.lexsort((terms.cost_usd[candidates], -worth[candidates]))]
     return _explored(ranked, worth, out, explore, draw)
 

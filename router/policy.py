@@ -25,6 +25,12 @@ class Policy(ABC):
 
     #: False for policies that never look at the embedding: the router then does not embed.
     reads_query: ClassVar[bool] = True
+    #: True for policies whose `described` runs a model of its own over the prompts, for milliseconds: the router
+    #: calls it in a thread of its own, so that the event loop never waits for it.
+    reads_text: ClassVar[bool] = False
+    #: What a search (`training.space`) may try for the constructor's arguments: a list of choices, or a range such
+    #: as {"low": 1, "high": 64, "log": True}. Empty: derived from the arguments' types and defaults.
+    space: ClassVar[Mapping[str, Any]] = {}
     #: Share of decisions drawn uniformly from the candidates instead of taking the best.
     explore: ClassVar[float] = 0.0
 
@@ -48,7 +54,10 @@ class Policy(ABC):
         """
         unseen = ~np.isfinite(outcomes.quality).any(axis=0)
         if unseen.any():
-            raise DataError(f"expert {outcomes.experts[int(unseen.argmax())]!r} has no observed quality")
+            raise DataError(
+                f"expert {outcomes.experts[int(unseen.argmax())]!r} has no observed quality in the rows to learn "
+                "from: leave it out of them, or learn from other rows"
+            )
         self.experts_ = outcomes.experts
         self.output_tokens_ = mean_length(outcomes.output_tokens)
         self._fit(outcomes)

@@ -4,16 +4,18 @@ The eigenvectors of the design are found once and serve all strengths; what a ro
 itself follows from its leverage, so choosing a strength costs no refits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from router.types import Floats
 
 #: Penalty per row, for a design whose rows have a mean squared norm of about one.
 STRENGTHS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 NEARLY_ALL = 0.95  # of the rows: an expert seen on so many is taken as seen on all, for speed
+CHUNK = 16_384  # rows in double precision at a time
 FULL_LEVERAGE = 0.95  # a row that fits itself better than this says nothing by leaving it out
 
 
@@ -32,8 +34,9 @@ class RidgePath:
     def error(self, target: Floats) -> Floats:
         """Mean squared leave-one-out error, [A, K], over the observed cells of `target`."""
         seen = np.isfinite(target)
-        missed = np.where(seen, self.honest - np.where(seen, target, 0.0), 0.0)
-        return np.asarray((missed**2).sum(axis=1) / np.maximum(seen.sum(axis=0), 1))
+        wanted = np.where(seen, target, 0.0)
+        missed = [(np.where(seen, honest - wanted, 0.0) ** 2).sum(axis=0) for honest in self.honest]
+        return np.asarray(np.stack(missed) / np.maximum(seen.sum(axis=0), 1))
 
 
 def ridge(design: Floats, target: Floats, strengths: Sequence[float] = STRENGTHS) -> RidgePath:
@@ -48,24 +51,48 @@ def ridge(design: Floats, target: Floats, strengths: Sequence[float] = STRENGTHS
         columns = np.flatnonzero(group.ravel() == number)
         if not rows.any():
             continue
-        part = design[rows].astype(np.float64)
-        centre, mean = part.mean(axis=0), target[np.ix_(rows, columns)].mean(axis=0)
-        part -= centre
-        wanted = target[np.ix_(rows, columns)] - mean
-        size, axes = np.linalg.eigh(part.T @ part)
-        turned = part @ axes
-        shared = turned.T @ wanted
-        for a, strength in enumerate(strengths):
-            damp = 1.0 / (np.maximum(size, 0.0) + strength * len(part))
-            leverage = np.minimum((turned**2) @ damp + 1.0 / len(part), FULL_LEVERAGE)
-            weights[a][:, columns] = axes @ (damp[:, None] * shared)
-            intercept[a, columns] = mean - centre @ weights[a][:, columns]
-            used[a, columns] = leverage.sum()
-            fitted = design @ weights[a][:, columns] + intercept[a, columns]
-            missed = (target[np.ix_(rows, columns)] - fitted[rows]) / (1.0 - leverage[:, None])
-            fitted[rows] = target[np.ix_(rows, columns)] - missed
-            honest[a][:, columns] = fitted
+        wanted = target[:, columns]
+        mean = wanted[rows].mean(axis=0)
+        centre, power, shared = _moments(design, rows, wanted - mean)
+        size, axes = np.linalg.eigh(power)
+        shared = axes.T @ shared
+        damp = 1.0 / (np.maximum(size, 0.0) + np.array(strengths)[:, None] * rows.sum())
+        weights[:, :, columns] = axes @ (damp[:, :, None] * shared)
+        intercept[:, columns] = mean - centre @ weights[:, :, columns]
+        for part in _chunks(len(design)):
+            table = design[part].astype(np.float64)
+            fitted = table @ weights[:, :, columns] + intercept[:, None, columns]
+            own = rows[part]
+            leverage = ((table[own] - centre) @ axes) ** 2 @ damp.T + 1.0 / rows.sum()
+            leverage = np.minimum(leverage, FULL_LEVERAGE).T
+            used[:, columns] += leverage.sum(axis=1)[:, None]
+            truth = wanted[part][own]
+            fitted[:, own] = truth - (truth - fitted[:, own]) / (1.0 - leverage[:, :, None])
+            honest[:, part, columns] = fitted
     return RidgePath(weights=weights, intercept=intercept, honest=honest, used=used)
+
+
+def _moments(design: Floats, rows: NDArray[np.bool_], wanted: Floats) -> tuple[Floats, Floats, Floats]:
+    """Of some rows, a chunk at a time: their mean [d], their products about it [d, d], and with `wanted` [d, K]."""
+    chunks = list(_chunks(len(design)))
+    centre = sum(design[part][rows[part]].sum(axis=0, dtype=np.float64) for part in chunks) / rows.sum()
+    power, shared = np.zeros((len(centre), len(centre))), np.zeros((len(centre), wanted.shape[1]))
+    for part in chunks:
+        table = design[part][rows[part]].astype(np.float64) - centre
+        power += table.T @ table
+        shared += table.T @ wanted[part][rows[part]]
+    return centre, power, shared
+
+
+def _chunks(rows: int) -> Iterator[slice]:
+    return (slice(start, start + CHUNK) for start in range(0, rows, CHUNK))
+
+
+def evened(table: Floats) -> Floats:
+    """Columns of one variance, rows of mean squared norm one; a column that does not vary is zero."""
+    spread = table.std(axis=0)
+    scale = np.where(spread > 1e-6, spread, np.inf) * table.shape[1] ** 0.5
+    return np.asarray((table - table.mean(axis=0)) / scale)
 
 
 def _filled(target: Floats) -> Floats:

@@ -1,26 +1,32 @@
 """Router: embed, predict, gate, decide. A query and wishes in, a `Decision` out; it calls no expert."""
 
+import asyncio
 import random
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from router.errors import InvalidRequest, NoExpertFits, NoHealthyExpert
+from router.floors import Floors, Grounds
 from router.objective import SPEND, Terms, choose, price_of_quality
 from router.policy import Policy
 from router.types import (
     PREFERENCES,
+    UNLIKE,
     Decision,
+    Estimate,
     ExpertSpec,
     Floats,
     Load,
     Preference,
     Queries,
     Query,
+    Trial,
     Usage,
     Wishes,
 )
@@ -40,13 +46,15 @@ class Embeds(Protocol):
 class PolicyInUse:
     """A fitted policy as this pool uses it: `columns[k]` is the artifact's expert that pool expert k is taken for.
 
-    `reference` are the training queries' vectors from which the preferences' prices of quality are found.
+    `reference` are the training queries' vectors from which the preferences' prices of quality are found; `trial`,
+    with the artifact's columns, is what quality floors are certified on.
     """
 
     policy: Policy
     version: str
     columns: Sequence[int]
     reference: Queries
+    trial: Trial | None = None
 
     @property
     def label(self) -> str:
@@ -66,6 +74,7 @@ class Router:
         load: Callable[[str], Load],
         preference: Preference = "balanced",
         explore: float = 0.0,
+        confidence: float = 0.9,
         rng: random.Random,
     ) -> None:
         self.use = use
@@ -74,6 +83,7 @@ class Router:
         self._policy = use.policy
         self._specs = tuple(specs)
         self._encoder = encoder if use.policy.reads_query else None
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="policy") if use.policy.reads_text else None
         self._resting_s = resting_s
         self._load = load
         self._preference = preference
@@ -87,6 +97,7 @@ class Router:
         self._token_s = np.array([spec.token_s for spec in specs])
         self._loads_at = float("-inf")
         self._calibrate()
+        self._floors = Floors(self._grounds(), confidence)
 
     def _calibrate(self) -> None:
         estimate = self._policy.predict(self.use.reference)
@@ -94,6 +105,24 @@ class Router:
         cost = self._cost_usd(self.use.reference.input_tokens[:, None], estimate.output_tokens[:, self._columns])
         for preference in PREFERENCES:
             self.prices_of_quality[preference] = price_of_quality(quality, cost, SPEND[preference])
+
+    def _grounds(self) -> Grounds:
+        trial, columns = self.use.trial, self._columns
+        if trial is not None:
+            trial = replace(
+                trial,
+                quality=trial.quality[:, columns],
+                output_tokens=trial.output_tokens[:, columns],
+                observed=trial.observed[:, columns],
+            )
+        return Grounds(
+            trial=trial,
+            cost_usd=_NONE if trial is None else self._cost_usd(trial.input_tokens[:, None], trial.output_tokens),
+            names=self.names,
+            taken_for=[self._policy.experts_[column] for column in columns],
+            prices_of_quality=self.prices_of_quality,
+            explore=self._explore,
+        )
 
     def _cost_usd(self, input_tokens: Floats | int, output_tokens: Floats) -> Floats:
         return np.asarray(input_tokens * self._input_usd + output_tokens * self._output_usd)
@@ -127,16 +156,17 @@ class Router:
         began = time.perf_counter()
         self.check(wishes)
         ruled_out = self._rule_out(query, wishes)
-        vector = self._blank if self._encoder is None else await self._encoder.encode(query.text)
+        queries = await self._read(query)
         encoded = time.perf_counter()
-        queries = Queries(
-            embeddings=vector[None, :],
-            input_tokens=np.array([query.input_tokens], dtype=np.float32),
-            prompts=(query.text,),
-        )
         estimate = self._policy.predict(queries)
         columns = self._columns
         output_tokens = estimate.output_tokens[0, columns]
+        preference = wishes.preference or self._preference
+        price, floor = self.prices_of_quality[preference], None
+        if wishes.quality_floor:
+            untried = "the caller named the expert" if first else self._untried(query, wishes, ruled_out, estimate)
+            floor = await self._floors.settle(wishes.quality_floor, preference, ruled_out, untried)
+            price, wishes = floor.price_share * price, replace(wishes, quality_floor=floor.threshold)
         if query.max_output_tokens is not None:
             output_tokens = np.minimum(output_tokens, query.max_output_tokens)
         self._refresh_loads(encoded)
@@ -145,12 +175,11 @@ class Router:
             cost_usd=self._cost_usd(query.input_tokens, output_tokens),
             latency_s=self._ttft_s + self._token_s * output_tokens,
         )
-        preference = wishes.preference or self._preference
         choice = choose(
             terms,
             ruled_out,
             wishes,
-            self.prices_of_quality[preference],
+            price,
             explore=self._explore,
             draw=self._rng.random() if self._explore else 0.0,
         )
@@ -171,9 +200,42 @@ class Router:
             utility=choice.utility,
             propensity=choice.propensity,
             ruled_out={names[k]: reason for k, reason in choice.ruled_out.items()},
+            floor=floor,
+            familiarity=None if estimate.familiarity is None else float(estimate.familiarity[0]),
             encode_s=encoded - began,
             decide_s=time.perf_counter() - encoded,
         )
+
+    async def _read(self, query: Query) -> Queries:
+        """The query with its vector, and with what a policy that runs a model of its own makes of its text."""
+        vector = self._blank if self._encoder is None else await self._encoder.encode(query.text)
+        queries = Queries(
+            embeddings=vector[None, :],
+            input_tokens=np.array([query.input_tokens], dtype=np.float32),
+            prompts=(query.text,),
+            contexts=(query.context,),
+        )
+        if self._reader is None:
+            return queries
+        # one thread: a second would only make both slower, and wait where others' threads are needed
+        return await asyncio.get_running_loop().run_in_executor(self._reader, self._policy.described, queries)
+
+    def _untried(
+        self, query: Query, wishes: Wishes, ruled_out: Mapping[int, str], estimate: Estimate
+    ) -> str | None:
+        """What of the request itself is not as in the trial, or limits the choice as nothing did there."""
+        if estimate.familiarity is not None and estimate.familiarity[0] < UNLIKE:
+            return "the query is unlike those that it could be tried on"
+        if wishes.max_cost_usd is not None or wishes.max_latency_s is not None:
+            return "a cap on cost or latency also limits the choice"
+        most = query.max_output_tokens
+        left = [column for k, column in enumerate(self._columns) if k not in ruled_out]
+        if most is not None and (estimate.output_tokens[0, left] > most).any():
+            return f"answers are expected to be longer than the {most} tokens allowed"
+        for k, reason in ruled_out.items():
+            if reason == self._unfit(self._specs[k], query):
+                return f"the request itself rules out {self.names[k]}: {reason}"
+        return None
 
     def check(self, wishes: Wishes) -> None:
         """Raises `InvalidRequest` for an expert or a policy that is not there."""
@@ -196,7 +258,6 @@ class Router:
         """Why which expert cannot take the request. Raises where none is left."""
         out: dict[int, str] = {}
         resting: dict[str, float] = {}
-        needed = query.input_tokens + (query.max_output_tokens or 0)
         for k, spec in enumerate(self._specs):
             if not spec.enabled:
                 out[k] = "disabled"
@@ -204,23 +265,31 @@ class Router:
                 out[k] = "not in routing.only"
             elif spec.name in wishes.exclude:
                 out[k] = "in routing.exclude"
-            elif not query.needs <= spec.capabilities:
-                out[k] = f"cannot take {', '.join(sorted(query.needs - spec.capabilities))}"
-            elif needed > spec.context_tokens:
-                out[k] = f"context of {spec.context_tokens} tokens, about {needed} needed"
+            elif (unfit := self._unfit(spec, query)) is not None:
+                out[k] = unfit
             elif (wait_s := self._resting_s(spec.name)) > 0:
                 out[k] = "resting after failures"
                 resting[spec.name] = wait_s
         if len(out) == len(self._specs):
             if resting:
                 raise NoHealthyExpert(sorted(resting), min(resting.values()))
-            raise self._nothing_fits(query, out, needed)
+            raise self._nothing_fits(query, out)
         return out
 
-    def _nothing_fits(self, query: Query, out: dict[int, str], needed: int) -> NoExpertFits:
+    @staticmethod
+    def _unfit(spec: ExpertSpec, query: Query) -> str | None:
+        """Why the expert cannot take this query, whoever asks."""
+        if not query.needs <= spec.capabilities:
+            return f"cannot take {', '.join(sorted(query.needs - spec.capabilities))}"
+        needed = _tokens_needed(query)
+        if needed > spec.context_tokens:
+            return f"context of {spec.context_tokens} tokens, about {needed} needed"
+        return None
+
+    def _nothing_fits(self, query: Query, out: dict[int, str]) -> NoExpertFits:
         reasons = "; ".join(f"{self.names[k]}: {reason}" for k, reason in out.items())
         widest = max(spec.context_tokens for spec in self._specs)
-        if needed > widest:
+        if _tokens_needed(query) > widest:
             return NoExpertFits(
                 f"the prompt of about {query.input_tokens} tokens (and {query.max_output_tokens or 0} to answer) "
                 f"is larger than every expert's context; the largest is {widest} tokens",
@@ -239,6 +308,10 @@ class Router:
             self._token_s[k] = spec.token_s if load.token_s is None else load.token_s
 
 
+def _tokens_needed(query: Query) -> int:
+    return query.input_tokens + (query.max_output_tokens or 0)
+
+
 def callers_choice(expert: str, preference: Preference = "balanced") -> Decision:
     """The decision of a caller who named the expert: nothing is estimated."""
     return Decision(
@@ -254,21 +327,4 @@ def callers_choice(expert: str, preference: Preference = "balanced") -> Decision
         utility=_NONE,
         propensity=_NONE,
         ruled_out={},
-    )
-
-
-def why(decision: Decision) -> str:
-    """One sentence for people: what the chosen expert is expected to do, against the strongest one."""
-    candidates = decision.candidates()
-    chosen = candidates[0]
-    standing = [candidate for candidate in candidates if candidate.reason is None]
-    strongest = max(standing, key=lambda candidate: candidate.quality)
-    text = f"{chosen.expert}: expected quality {chosen.quality:.3f} for ${chosen.cost_usd:.6f}"
-    if len(standing) == 1:
-        return f"{text}, the only expert that can take this request within its limits"
-    if strongest.expert == chosen.expert:
-        return f"{text}, the highest of {len(standing)} and worth its price under {decision.preference!r}"
-    return (
-        f"{text}, chosen under {decision.preference!r} over {strongest.expert}: "
-        f"{strongest.quality:.3f} for ${strongest.cost_usd:.6f}"
     )

@@ -12,6 +12,7 @@ Preference = Literal["cheap", "balanced", "best"]
 PREFERENCES: tuple[Preference, ...] = ("cheap", "balanced", "best")
 Tier = Literal["small", "medium", "large", "frontier"]
 TIERS: tuple[Tier, ...] = ("small", "medium", "large", "frontier")
+UNLIKE = 0.5  # familiarity under which a query counts as unlike those of the training
 
 
 def tier_column(tier: str) -> str:
@@ -74,7 +75,7 @@ class Wishes:
     """What the caller asked of the routing (the `routing` object or the `x-pointsman-*` headers)."""
 
     preference: Preference | None = None
-    quality_floor: float | None = None  # share of the best candidate's expected quality, 0..1
+    quality_floor: float | None = None  # share of the best expert's expected quality, 0..1
     max_cost_usd: float | None = None
     max_latency_s: float | None = None
     only: frozenset[str] | None = None
@@ -87,6 +88,16 @@ class Wishes:
 
 
 @dataclass(frozen=True, slots=True)
+class Context:
+    """What comes with a prompt beside its text."""
+
+    tools: bool = False
+    images: bool = False
+    turn: int = 1  # of the conversation
+    tenant: str = ""  # whose request it is; "" where that is not known
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     """One request as the router sees it."""
 
@@ -94,6 +105,7 @@ class Query:
     input_tokens: int  # estimated, for cost and context
     max_output_tokens: int | None = None
     needs: frozenset[str] = frozenset()  # capabilities without which an expert cannot answer
+    context: Context = Context()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +120,22 @@ class Candidate:
     utility: float
     propensity: float
     reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """What became of a caller's quality floor; `router.guarantee` says what is promised where it is `guaranteed`.
+
+    A floor is kept on average, by using but `price_share` of the preference's price of quality. Where nothing can
+    be promised it is held against each query's estimates: those under `threshold` times the best one are out.
+    """
+
+    asked: float
+    guaranteed: bool
+    confidence: float
+    price_share: float
+    threshold: float | None
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +158,8 @@ class Decision:
     utility: Floats
     propensity: Floats
     ruled_out: dict[str, str]
+    floor: Floor | None = None  # None where the caller asked for none
+    familiarity: float | None = None  # as in `Estimate`; None where the policy does not measure it
     encode_s: float = 0.0
     decide_s: float = 0.0
 
@@ -168,6 +198,7 @@ class Queries:
     prompts: tuple[str, ...] | None = None
     domains: tuple[str, ...] | None = None
     features: Floats | None = None  # [n, F]
+    contexts: tuple[Context, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.embeddings)
@@ -199,6 +230,17 @@ class Estimate:
     quality: Floats  # in [0, 1]
     std: Floats  # of the expected quality, not of one answer
     output_tokens: Floats  # expected length of the answer
+    familiarity: Floats | None = None  # [n], 1 for a query like those of the training, 0 for one that is like none
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a policy foretold of m prompts that it was not fitted to, and what came of them."""
+
+    quality: Floats  # [m, K], foretold
+    output_tokens: Floats  # [m, K], foretold
+    input_tokens: Floats  # [m]
+    observed: Floats  # [m, K], the quality; NaN where unobserved
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,29 +1,30 @@
-"""The commands `pointsman train` and `pointsman evaluate`. Everything heavy is imported when one runs."""
+"""The command `pointsman train`. Everything heavy is imported when it runs."""
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from router.errors import ConfigError, DataError
+from training.command_line import (
+    CLUSTER,
+    ENCODER,
+    JSON,
+    SEED,
+    TABLES,
+    embedded,
+    note,
+    parameters,
+    workers_of,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from router.artifact import Artifact, EncoderStamp
+    from router.artifact import Artifact
     from router.policy import Policy
     from training.data import Table
-
-TABLES = click.option(
-    "--data",
-    "paths",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    required=True,
-    help="A table of outcomes (.parquet or .csv): prompt, model, score, and what else it has. May be repeated.",
-)
-SEED = click.option("--seed", default=0, show_default=True, help="Of everything drawn at random.")
 
 
 @click.command()
@@ -32,10 +33,21 @@ SEED = click.option("--seed", default=0, show_default=True, help="Of everything 
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The artifact's folder.")
 @click.option("--split", default="train", show_default=True, help="The rows to learn from; `all` are all.")
 @click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help="A parameter of the policy.")
+@ENCODER
+@CLUSTER
+@JSON
 @click.option(
-    "--encoder", default="all-MiniLM-L6-v2", show_default=True, help="Embeds the prompts: name or folder."
+    "--plain",
+    is_flag=True,
+    help="Leave out what follows the policy: calibration, distrust of unlike queries, evidence for floors.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the artifact's card as JSON.")
+@click.option(
+    "--extend",
+    "base",
+    metavar="ARTIFACT",
+    type=click.Path(path_type=Path),
+    help="Fit nothing: add the models that this artifact does not know to it, by a hundred prompts or so.",
+)
 @SEED
 def train(
     paths: tuple[Path, ...],
@@ -44,173 +56,110 @@ def train(
     split: str,
     settings: tuple[str, ...],
     encoder: str,
-    as_json: bool,
+    cluster: str | None,
+    json_out: Path | None,
+    plain: bool,
+    base: Path | None,
     seed: int,
 ) -> None:
     """Fits a policy to recorded outcomes, judges it on what was held out, and writes its artifact."""
     from rich.console import Console
+    from rich.progress import Progress
 
     from router.artifact import save
+    from training.assurance import MOST_FITS
     from training.data import TRAIN, read_tables
     from training.fit import build, fit
 
     console = Console(stderr=True)
-    policy = build(kind, _parameters(settings), seed)
-    table = read_tables(paths).split(split)
-    held_out = _held_out(paths) if split == TRAIN else {}
-    for note in table.notes:
-        _note(console, note)
+    policy, old = _known(base) if base is not None else (build(kind, parameters(settings), seed), None)
+    whole = read_tables(paths)
+    table = whole.split(split)
+    held_out = _held_out(paths, whole) if split == TRAIN else {}
+    for line in table.notes:
+        note(console, line)
+    if old is not None and held_out:
+        note(console, f"{len(whole.prompts) - len(table.prompts)} prompts are held out; --split all takes them too")
     stamp = None
     if policy.reads_query:
-        (table, *others), stamp = _embedded([table, *held_out.values()], encoder, console)
+        if old is not None and old.encoder is not None and not _given("encoder"):
+            encoder = old.encoder.name
+        with workers_of(cluster) as jobs:
+            (table, *others), stamp = embedded([table, *held_out.values()], encoder, console, old, jobs)
         held_out = dict(zip(held_out, others, strict=True))
-    with console.status(f"fitting {kind}"):
-        artifact = fit(policy, table, stamp, seed)
-        artifact = _judged(artifact, policy, held_out, seed, console)
-    version = save(artifact, out)
-    if as_json:
-        card = {"artifact": str(out), "kind": kind, "version": version, "experts": artifact.experts}
-        click.echo(json.dumps({**card, **artifact.metrics}))
+    if old is not None:
+        artifact, policy = _extended(policy, old, table, seed, console)
+        kind = artifact.kind
     else:
-        console.print(f"[green]wrote[/] {out} ({kind}@{version}, {len(artifact.experts)} experts)", highlight=False)
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task(f"fitting {kind}", total=1 if plain else MOST_FITS)
+            artifact = fit(policy, table, stamp, seed, assure=not plain, fitting=lambda: progress.advance(task))
+    with console.status("judging"):
+        policy = artifact.restore(policy)  # as it will be served
+        artifact, beats = _judged(artifact, policy, held_out, seed, console)
+    version = save(artifact, out)
+    console.print(f"[green]wrote[/] {out} ({kind}@{version}, {len(artifact.experts)} experts)", highlight=False)
+    card = {"artifact": str(out), "kind": kind, "version": version, "experts": artifact.experts}
+    write_json(json_out, {**card, **artifact.metrics, "beats_static_mix": beats})
 
 
-@click.command()
-@click.option("--artifact", "folder", type=click.Path(path_type=Path), required=True, help="The artifact's folder.")
-@TABLES
-@click.option("--split", default="val", show_default=True, help="The rows to judge on; `all` are all.")
-@click.option("--encoder", default=None, help="Default: the one that the artifact was trained on.")
-@click.option("--json", "out", type=click.Path(path_type=Path), help="Write every figure to this file.")
-@click.option(
-    "--predictions",
-    "predicted",
-    type=click.Path(path_type=Path),
-    help="Write what is predicted of each query and expert to this Parquet file.",
-)
-@SEED
-def evaluate(
-    folder: Path,
-    paths: tuple[Path, ...],
-    split: str,
-    encoder: str | None,
-    out: Path | None,
-    predicted: Path | None,
-    seed: int,
-) -> None:
-    """Holds a policy against its bounds on held-out outcomes, each table by itself."""
-    import numpy as np
-    from rich.console import Console
+def _given(name: str) -> bool:
+    """Whether a parameter stands on the command line."""
+    return click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
+
+def _known(base: Path) -> "tuple[Policy, Artifact]":
+    """The policy and artifact to be extended. Raises `ConfigError` for options that belong to a new policy."""
     from policies import default_artifact, load_policy
-    from training.data import read_tables
-    from training.evaluate import evaluate as judge
-    from training.render import show
 
-    console = Console(stderr=True)
-    policy, artifact = load_policy(default_artifact() if str(folder) == "default" else folder)
-    tables = [read_tables([path]).split(split) for path in paths]
-    notes = [f"{path.name}: {note}" for path, table in zip(paths, tables, strict=True) for note in table.notes]
-    for note in notes:
-        _note(console, note)
-    if artifact.encoder is not None:
-        tables, _ = _embedded(tables, encoder or artifact.encoder.name, console, artifact)
-    reports = []
-    for path, table in zip(paths, tables, strict=True):
-        with console.status(f"judging on {path.name}"):
-            reports.append(judge(policy, table.outcomes, np.random.default_rng(seed), dataset=path.stem))
-        show(reports[-1], Console())
-    if out is not None:
-        card = {"kind": artifact.kind, "version": artifact.version}
-        report = {"artifact": card, "split": split, "seed": seed, "notes": notes}
-        _write_json(out, {**report, "reports": [report.as_json() for report in reports]})
-        console.print(f"[green]wrote[/] {out}")
-    if predicted is not None:
-        from training.predictions import predictions, write_predictions
-
-        named = zip(paths, tables, strict=True)
-        write_predictions([predictions(policy, table.outcomes, path.stem) for path, table in named], predicted)
-        console.print(f"[green]wrote[/] {predicted}")
+    for name, option in (("kind", "--policy"), ("settings", "--set"), ("plain", "--plain")):
+        if _given(name):
+            raise ConfigError(f"{option} is of a policy that is fitted: --extend keeps the one in {base}")
+    return load_policy(default_artifact() if str(base) == "default" else base)
 
 
-def _held_out(paths: tuple[Path, ...]) -> "dict[str, Table]":
+def _extended(
+    policy: "Policy", artifact: "Artifact", table: "Table", seed: int, console: "Console"
+) -> "tuple[Artifact, Policy]":
+    """The artifact with its new experts, and its policy without the steps that follow it."""
+    from training.extend import extended
+    from training.fit import build
+
+    extension = extended(artifact, policy, table, seed)
+    for line in extension.notes:
+        note(console, line)
+    return extension.artifact, build(artifact.kind, artifact.params, seed)
+
+
+def _held_out(paths: tuple[Path, ...], union: "Table") -> "dict[str, Table]":
     """Each table's held-out rows, by the table's name; a table without any is left out."""
     from training.data import VAL, read_tables
 
-    tables = {path.stem: read_tables([path]) for path in paths}
+    tables = {path.stem: union if len(paths) == 1 else read_tables([path]) for path in paths}
     return {name: table.split(VAL) for name, table in tables.items() if VAL in table.splits}
 
 
 def _judged(
     artifact: "Artifact", policy: "Policy", held_out: "dict[str, Table]", seed: int, console: "Console"
-) -> "Artifact":
-    """The artifact with what the policy reaches on held-out rows."""
+) -> "tuple[Artifact, dict[str, bool]]":
+    """The artifact with what the policy reaches on held-out rows; by table, whether that beats the static mix."""
     from dataclasses import replace
 
     import numpy as np
 
     from training.data import VAL
     from training.evaluate import evaluate as judge
+    from training.render import VERDICTS, spelled
 
-    found = {}
+    found, beats = {}, {}
     for name, table in held_out.items():
         try:
-            found[name] = judge(policy, table.outcomes, np.random.default_rng(seed), dataset=name).brief()
+            report = judge(policy, table.outcomes, np.random.default_rng(seed), dataset=name)
         except DataError as error:
-            _note(console, f"not judged on {name}: {error}")
-    return replace(artifact, metrics={**artifact.metrics, VAL: found})
-
-
-def _embedded(
-    tables: "list[Table]", name: str, console: "Console", artifact: "Artifact | None" = None
-) -> "tuple[list[Table], EncoderStamp]":
-    """The tables with their vectors, cached ones where known. Raises where the encoder is not the artifact's."""
-    from rich.progress import Progress
-
-    from router.artifact import EncoderStamp, check_encoder
-    from router.config import EncoderSettings
-    from router.embedding import Encoder
-    from training.embedding import VectorCache
-
-    encoder = Encoder(EncoderSettings(model=name))
-    encoder.load()
-    try:
-        stamp = EncoderStamp(name=encoder.name, revision=encoder.revision, dimension=encoder.dimension)
-        if artifact is not None:
-            check_encoder(artifact, stamp.name, stamp.revision, stamp.dimension)
-        cache = VectorCache(encoder)
-        with Progress(console=console, transient=True) as progress:
-            task = progress.add_task("embedding prompts", total=sum(len(table.outcomes) for table in tables))
-            embedded = [
-                table.embedded(cache.embed(table.prompts, lambda done: progress.advance(task, done)))
-                for table in tables
-            ]
-    finally:
-        encoder.close()
-    return embedded, stamp
-
-
-def _parameters(settings: tuple[str, ...]) -> dict[str, Any]:
-    """`name=value` pairs; values are read as JSON where they are, else as text."""
-    parameters: dict[str, Any] = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {setting!r}: expected NAME=VALUE")
-        try:
-            parameters[name] = json.loads(value)
-        except ValueError:
-            parameters[name] = value
-    return parameters
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    from router.files import write_whole
-
-    try:
-        write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _note(console: "Console", text: str) -> None:
-    console.print(f"note: {text}", highlight=False, markup=False)
+            note(console, f"not judged on {name}: {error}")
+            continue
+        found[name], beats[name] = report.brief(), report.gain.low > 0
+        line = f"{name}: area above the static mix {spelled(report.gain, '+.4f')}: {VERDICTS[beats[name]]}"
+        console.print(line, highlight=False, markup=False)
+    before = artifact.metrics.get(VAL, {})  # an extended artifact's: of the experts that it had
+    return replace(artifact, metrics={**artifact.metrics, VAL: {**before, **found}}), beats

@@ -1,7 +1,8 @@
 """Outcome tables: Parquet or CSV, one row for what one model made of one prompt.
 
 Columns: `prompt`, `model`, `score` in [0, 1] are needed. Read where present: `split`, `domain`, `input_tokens`,
-`output_tokens`, `cost_usd` (else `price_in_per_1m` and `price_out_per_1m` times the tokens) and `cost_kind`.
+`output_tokens`, `cost_usd` (else `price_in_per_1m` and `price_out_per_1m` times the tokens) and `cost_kind`;
+and the prompt's context: `tools` and `images` (whether there are any), `turn` of the conversation, `tenant`.
 """
 
 import hashlib
@@ -13,12 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.errors import DataError
-from router.types import Floats, Outcomes, Queries
-from training.source import Batch, batches, file_digest
+from router.types import Context, Floats, Outcomes, Queries
+from training.memory import check_fits
+from training.source import ASIDE, Batch, batches, file_digest
 
 #: Where a table does not say which rows are held out: this share of the prompts, chosen by their hash.
 HELD_OUT = 0.15
 TRAIN, VAL, ALL = "train", "val", "all"
+CELL_BYTES = 48  # of a prompt and model: three numbers, and the sums and counts that they are made of
+TRUE = frozenset({"true", "True", "TRUE", "1", "1.0", "yes"})
 CHARS_PER_TOKEN = 4.0  # where the table does not count them
 
 
@@ -46,6 +50,10 @@ class Table:
         rows = np.flatnonzero(np.array(self.splits) == name)
         if not len(rows):
             raise DataError(f"no row is in the split {name!r}; there are: {', '.join(sorted({*self.splits, ALL}))}")
+        return self.part(rows, name)
+
+    def part(self, rows: NDArray[np.intp], name: str) -> "Table":
+        """Some of the rows, in the order given; `name` tells this part from others in the digest."""
         return replace(
             self,
             outcomes=rows_of(self.outcomes, rows),
@@ -67,6 +75,7 @@ def rows_of(outcomes: Outcomes, rows: NDArray[np.intp]) -> Outcomes:
         prompts=None if queries.prompts is None else tuple(queries.prompts[row] for row in rows),
         domains=None if queries.domains is None else tuple(queries.domains[row] for row in rows),
         features=None if queries.features is None else queries.features[rows],
+        contexts=None if queries.contexts is None else tuple(queries.contexts[row] for row in rows),
     )
     return _matrices(replace(outcomes, queries=kept), lambda matrix: matrix[rows])
 
@@ -113,6 +122,7 @@ class _Rows:
     models: dict[str, int] = field(default_factory=dict)
     splits: list[str] = field(default_factory=list)
     domains: list[str] = field(default_factory=list)
+    asides: list[tuple[str | None, ...]] = field(default_factory=list)  # in the order of `ASIDE`
     cells: list[tuple[NDArray[np.intp], NDArray[np.intp]]] = field(default_factory=list)
     numbers: dict[str, list[Floats]] = field(default_factory=dict)
     moved: set[int] = field(default_factory=set)
@@ -120,9 +130,9 @@ class _Rows:
     def add(self, batch: Batch) -> None:
         size = len(batch)
         query = np.empty(size, dtype=np.intp)
-        places = zip(batch.texts["prompt"], batch.optional("split"), batch.optional("domain"), strict=True)
-        for i, (prompt, split, domain) in enumerate(places):
-            query[i] = self._query(str(prompt), split, domain)
+        columns = (batch.texts["prompt"], *(batch.optional(name) for name in ("split", "domain", *ASIDE)))
+        for i, (prompt, split, domain, *aside) in enumerate(zip(*columns, strict=True)):
+            query[i] = self._query(str(prompt), split, domain, tuple(aside))
         models = batch.texts["model"]
         model = np.array([self.models.setdefault(str(name), len(self.models)) for name in models], dtype=np.intp)
         self.cells.append((query, model))
@@ -131,16 +141,17 @@ class _Rows:
             ("score", batch.numbers["score"]),
             ("cost_usd", np.where(hidden, np.nan, cost_of(batch.numbers))),
             ("output_tokens", np.where(hidden, np.nan, batch.numbers["output_tokens"])),
-            ("input_tokens", batch.numbers["input_tokens"]),
+            *((name, batch.numbers[name]) for name in ("input_tokens", "turn")),
         ):
             self.numbers.setdefault(name, []).append(values)
 
-    def _query(self, prompt: str, split: str | None, domain: str | None) -> int:
+    def _query(self, prompt: str, split: str | None, domain: str | None, aside: tuple[str | None, ...]) -> int:
         row = self.prompts.setdefault(prompt, len(self.prompts))
         split = split or hashed_split(prompt)
         if row == len(self.splits):
             self.splits.append(split)
             self.domains.append(domain or "")
+            self.asides.append(aside)
         elif self.splits[row] != split:
             self.moved.add(row)
             if self.splits[row] == TRAIN:
@@ -151,6 +162,8 @@ class _Rows:
         if not self.models:
             raise DataError("the tables hold no row")
         shape = (len(self.prompts), len(self.models))
+        need = CELL_BYTES * shape[0] * shape[1]
+        check_fits(need, shape[0], f"prompts, each with {shape[1]:,} models' scores, costs and lengths,")
         query, model = (np.concatenate(parts) for parts in zip(*self.cells, strict=True))
         cell = query * shape[1] + model
         numbers = {name: np.concatenate(parts) for name, parts in self.numbers.items()}
@@ -169,9 +182,20 @@ class _Rows:
             input_tokens=np.where(np.isfinite(counted), counted, guessed).astype(np.float32),
             prompts=tuple(self.prompts),
             domains=tuple(self.domains) if any(self.domains) else None,
+            contexts=self._contexts(means_by(query, numbers["turn"], shape[0])),
         )
         outcomes = Outcomes(queries=queries, experts=names, quality=quality, cost_usd=cost, output_tokens=length)
         return Table(outcomes=outcomes, splits=tuple(self.splits), digest=digest, notes=self._notes(cell))
+
+    def _contexts(self, turn: Floats) -> tuple[Context, ...] | None:
+        """Each prompt's, as its first row gives it; None where the tables tell of none."""
+        if not any(map(any, self.asides)) and not np.isfinite(turn).any():
+            return None
+        turns = np.maximum(np.nan_to_num(turn, nan=1.0), 1.0).round().astype(int).tolist()
+        return tuple(
+            Context(tools=tools in TRUE, images=images in TRUE, turn=turns[i], tenant=tenant or "")
+            for i, (tools, images, tenant) in enumerate(self.asides)
+        )
 
     def _notes(self, cell: NDArray[np.intp]) -> tuple[str, ...]:
         notes = []

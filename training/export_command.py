@@ -1,9 +1,10 @@
 """The command `pointsman export`. Everything heavy is imported when it runs."""
 
-import json
 from pathlib import Path
 
 import click
+
+from training.command_line import JSON, write_json
 
 
 @click.command()
@@ -17,8 +18,8 @@ import click
     show_default=True,
     help="npz: all arrays, and a card in JSON beside them. csv: what there is per expert.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
-def export(artifact: str, out: Path, form: str, as_json: bool) -> None:
+@JSON
+def export(artifact: str, out: Path, form: str, json_out: Path | None) -> None:
     """Writes an ARTIFACT's policy as plain files for other code; `default` is the one that ships."""
     from policies import default_artifact
     from training.export import export_csv, export_npz
@@ -27,8 +28,6 @@ def export(artifact: str, out: Path, form: str, as_json: bool) -> None:
     if artifact == "default" and not folder.exists():
         folder = default_artifact()
     written = (export_csv if form == "csv" else export_npz)(folder, out)
-    if as_json:
-        click.echo(json.dumps({"format": form, "files": {str(path): path.stat().st_size for path in written}}))
-    else:
-        for path in written:
-            click.echo(f"wrote {path}", err=True)
+    for path in written:
+        click.echo(f"wrote {path}", err=True)
+    write_json(json_out, {"format": form, "files": {str(path): path.stat().st_size for path in written}})

@@ -1,7 +1,7 @@
 """A table in, an artifact out: fits one policy and packs it with the queries that calibrate a router."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from router.artifact import Artifact, EncoderStamp, pack
 from router.errors import ConfigError, DataError
 from router.policy import Policy
 from router.types import Outcomes, Queries
+from training.assurance import Assured, assured
 from training.data import Table, rows_of
 
 REFERENCE_QUERIES = 1_024
@@ -33,18 +34,33 @@ def build(kind: str, params: Mapping[str, Any], seed: int) -> Policy:
     return policy(**checked)
 
 
-def fit(policy: Policy, table: Table, encoder: EncoderStamp | None, seed: int) -> Artifact:
-    """Fits `policy` on the table's outcomes. Raises `DataError` where there is nothing to choose between."""
+def fit(
+    policy: Policy,
+    table: Table,
+    encoder: EncoderStamp | None,
+    seed: int,
+    *,
+    assure: bool = False,
+    fitting: Callable[[], None] = lambda: None,
+) -> Artifact:
+    """Fits `policy` on the table's outcomes. Raises `DataError` where there is nothing to choose between.
+
+    With `assure`, the steps that follow it and its trial are learned too, from up to eight fits to parts of the
+    table; `fitting` is called before each fit.
+    """
     outcomes = table.outcomes
     if len(outcomes.experts) < 2:
         raise DataError(f"the tables hold one model only, {outcomes.experts[0]!r}: there is nothing to choose")
+    fitting()
     policy.fit(outcomes)
+    sure = assured(policy, outcomes, seed, fitting) if assure else Assured(policy, None)
     return pack(
-        policy,
+        sure.policy,
         reference(policy, outcomes, np.random.default_rng(seed)),
         encoder=encoder,
         data_digest=table.digest,
         metrics={"train_prompts": len(outcomes), "train_scores": int(np.isfinite(outcomes.quality).sum())},
+        trial=sure.trial,
     )
 
 

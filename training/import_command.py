@@ -1,6 +1,5 @@
 """The command `pointsman import`. Everything heavy is imported when it runs."""
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from router.errors import ConfigError
+from training.command_line import JSON, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 )
 @click.option("--keep-split", is_flag=True, help="Take the table's own `split`, not the hash of the prompt.")
 @click.option("--trust-pickle", is_flag=True, help="Read pickles, which can run any program of their maker.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was imported as JSON.")
+@JSON
 def import_(
     paths: tuple[Path, ...],
     out: Path,
@@ -46,7 +46,7 @@ def import_(
     duplicates: str,
     keep_split: bool,
     trust_pickle: bool,
-    as_json: bool,
+    json_out: Path | None,
 ) -> None:
     """Turns recorded outcomes of common formats into a table to train on.
 
@@ -75,10 +75,8 @@ def import_(
         summary = import_files(
             files, out, rules, format_name=format_name, progress=lambda share: bar.update(task, completed=share)
         )
-    if as_json:
-        click.echo(json.dumps(summary.as_json(), ensure_ascii=False))
-    else:
-        _show(summary, console)
+    _show(summary, console)
+    write_json(json_out, summary.as_json())
 
 
 def _show(summary: "Summary", console: "Console") -> None:

@@ -1,12 +1,13 @@
 """The command `pointsman inspect`. Everything heavy is imported when it runs."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from training.command_line import JSON, screen, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,14 +21,12 @@ COLOURS = {"enough": "green", "thin": "yellow", "not enough": "red"}
 
 @click.command()
 @click.argument("target")
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def inspect(target: str, as_json: bool) -> None:
+@JSON
+def inspect(target: str, json_out: Path | None) -> None:
     """Shows what an ARTIFACT's folder or a TABLE holds; `default` is the artifact that ships.
 
     Of a table it says whether there is enough to train a policy on.
     """
-    from rich.console import Console
-
     from policies import default_artifact
     from training.cards import ArtifactCard, TableCard
     from training.inspection import inspect_artifact, inspect_table
@@ -36,14 +35,14 @@ def inspect(target: str, as_json: bool) -> None:
     if target == "default" and not path.exists():
         path = default_artifact()
     card = inspect_artifact(path) if path.is_dir() or path.suffix == "" else inspect_table(path)
-    if as_json:
-        click.echo(json.dumps(asdict(card), ensure_ascii=False))
-    elif isinstance(card, ArtifactCard):
-        _show_artifact(card, Console())
+    console = screen(json_out)
+    if isinstance(card, ArtifactCard):
+        _show_artifact(card, console)
     elif isinstance(card, TableCard):
-        _show_table(card, Console())
+        _show_table(card, console)
     else:
-        _show_pairs(card, Console())
+        _show_pairs(card, console)
+    write_json(json_out, asdict(card))
 
 
 def _show_artifact(card: "ArtifactCard", console: "Console") -> None:

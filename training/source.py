@@ -10,12 +10,17 @@ import numpy as np
 
 from router.errors import DataError
 from router.types import Floats
+from training.memory import check_fits
 
 NEEDED = ("prompt", "model", "score")
-TEXTS = ("prompt", "model", "split", "domain", "cost_kind")
-NUMBERS = ("score", "cost_usd", "input_tokens", "output_tokens", "price_in_per_1m", "price_out_per_1m")
+ASIDE = ("tools", "images", "tenant")
+TEXTS = ("prompt", "model", "split", "domain", "cost_kind", *ASIDE)
+NUMBERS = ("score", "cost_usd", "input_tokens", "output_tokens", "price_in_per_1m", "price_out_per_1m", "turn")
 BATCH_ROWS = 32_768
 SUFFIXES = (".parquet", ".csv")
+ROW_BYTES = 88  # of a row's numbers and places while a table is read, without its prompt
+CSV_BLOCK = 1 << 20  # bytes that are parsed at a time
+MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ def batches(path: Path) -> Iterator[Batch]:
             yield batch
             first_row += len(batch)
     except (pyarrow.ArrowException, OSError) as error:
+        if "UTF8" in str(error):
+            raise _not_utf8(path, "latin-1 or cp1252", f"row {first_row:,} or later") from error
         raise DataError(f"cannot read {path}: {error}") from error
 
 
@@ -65,19 +72,44 @@ def _columns(path: Path) -> Iterator[Any]:
         import pyarrow.parquet
 
         file = pyarrow.parquet.ParquetFile(path)
+        check_fits(file.metadata.num_rows * ROW_BYTES, file.metadata.num_rows, f"rows of {path}")
         wanted = _wanted(path, file.schema_arrow.names)
         yield from file.iter_batches(batch_size=BATCH_ROWS, columns=wanted)
         return
     import pyarrow.csv
 
+    _check_text(path)
     with pyarrow.csv.open_csv(path, parse_options=_csv_format()) as reader:
         wanted = _wanted(path, reader.schema.names)
     types = {name: pyarrow.string() if name in TEXTS else pyarrow.float64() for name in wanted}
     convert = pyarrow.csv.ConvertOptions(
         column_types=types, include_columns=wanted, strings_can_be_null=True, quoted_strings_can_be_null=False
     )
-    with pyarrow.csv.open_csv(path, convert_options=convert, parse_options=_csv_format()) as reader:
-        yield from reader
+    block, size = pyarrow.csv.ReadOptions(block_size=CSV_BLOCK), path.stat().st_size
+    with pyarrow.csv.open_csv(path, block, convert_options=convert, parse_options=_csv_format()) as reader:
+        for number, batch in enumerate(reader):
+            if not number and size > CSV_BLOCK:
+                rows = batch.num_rows * size // CSV_BLOCK
+                check_fits(rows * ROW_BYTES, rows, f"rows of {path} (by the first of them)")
+            yield batch
+
+
+def _check_text(path: Path) -> None:
+    """Text in two bytes a letter is told by its mark, or by the zeros in it."""
+    with path.open("rb") as file:
+        head = file.read(4_096)
+    for mark, encoding in MARKS.items():
+        if head.startswith(mark):
+            raise _not_utf8(path, encoding)
+    if b"\0" in head:
+        raise _not_utf8(path, "utf-16-le or utf-16-be")
+
+
+def _not_utf8(path: Path, encoding: str, where: str = "") -> DataError:
+    return DataError(
+        f"{path}{', ' if where else ''}{where}: the text is not UTF-8. If it is {encoding}, "
+        f"`pointsman import {path} --encoding {encoding.split()[0]} --out table.parquet` makes a table of it"
+    )
 
 
 def _csv_format() -> Any:

@@ -3,66 +3,37 @@
 Trains on `train`, judges on `val`, of every table in ../shared/data; a figure over several seeds is their mean, and
 so are the bounds of its bootstrap interval over queries. In the `mean` reading the choice reckons with each
 expert's mean cost, in the `own` reading with what the policy itself expects of the query; both are charged what was
-recorded.
+recorded. `best` is judged as it is served, with the steps that follow it. Beside its calibration error stands what
+chance alone would give one who knows every expert's true mean: on few queries that is not little.
+
+Then, each a part of its own (`--parts`): domains left out in turn, floors on 200 splits, experts added from few
+prompts.
 """
 
 import argparse
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from report import Figure, judged, report
+from tables import GOALS, embedded_tables
 
-from router.config import EncoderSettings
-from router.embedding import Encoder
 from router.policy import Policy
-from router.types import Floats, Outcomes, Queries
-from training.data import Table, read_tables, rows_of
-from training.embedding import VectorCache
+from router.stepped import Stepped
+from router.types import Outcomes
+from training.assurance import assured
+from training.data import Table, rows_of
 from training.evaluate import Report, evaluate
 from training.fit import build
+from training.reliability import calibration
+from training.studies.base import Setup
+from training.studies.domain import without_each_domain
+from training.true_domain import TRUE_DOMAIN, TrueDomain
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
-GOALS = {
-    "mmlu_pro": 0.10,
-    "zeroeval": 0.22,
-    "llmrouter": 0.28,
-    "routerbench_lite": 0.26,
-    "reasoning_gym": 0.52,
-    "routellm": 0.15,
-}
 POLICIES = ("static", "cluster", "knn", "linear", "domain", "best")
-TRUE_DOMAIN = "true domain label"
-PSEUDO_COUNT = 10.0
+CHANCE_DRAWS = 200
 SERVED = 300  # queries timed one by one
-
-
-class TrueDomain(Policy):
-    """The means by the true label of the query, as no policy can know it: shrunk like the others' tables."""
-
-    def _fit(self, outcomes: Outcomes) -> None:
-        labels = np.array(outcomes.queries.domains)
-        self.mean_ = np.nanmean(outcomes.quality, axis=0)
-        above = outcomes.quality - self.mean_
-        self.effect_ = {
-            str(label): np.nansum(above[labels == label], axis=0)
-            / (np.isfinite(above[labels == label]).sum(axis=0) + PSEUDO_COUNT)
-            for label in np.unique(labels)
-        }
-
-    def _predict(self, queries: Queries) -> tuple[Floats, Floats]:
-        assert queries.domains is not None
-        none = np.zeros_like(self.mean_)
-        quality = self.mean_ + np.array([self.effect_.get(label, none) for label in queries.domains])
-        return np.clip(quality, 0.0, 1.0), np.full(quality.shape, 0.1)
-
-    def state(self) -> dict[str, Floats]:
-        return {"mean": self.mean_}
-
-    def restore(self, state: Mapping[str, Floats]) -> None:
-        self.mean_ = state["mean"]
 
 
 @dataclass(frozen=True)
@@ -75,13 +46,16 @@ class Run:
     megabytes: float
 
 
-def run(policy: Policy, table: Table, dataset: str, seed: int) -> Run:
+def run(policy: Policy, table: Table, dataset: str, seed: int, *, assure: bool = False) -> Run:
     train, held_out = table.split("train").outcomes, table.split("val").outcomes
     began = time.perf_counter()
     policy.fit(train)
+    if assure:
+        policy = assured(policy, train, seed, lambda: None).policy
     train_s = time.perf_counter() - began
     judgement = evaluate(policy, held_out, np.random.default_rng(seed), dataset=dataset)
-    size = sum(array.nbytes for array in policy.state().values()) / 1e6
+    states = [policy.state(), *(step.state() for step in (policy.steps if isinstance(policy, Stepped) else ()))]
+    size = sum(array.nbytes for state in states for array in state.values()) / 1e6
     return Run(report=judgement, train_s=train_s, serve_ms=_serve_ms(policy, held_out), megabytes=size)
 
 
@@ -127,31 +101,66 @@ def _mean(runs: Sequence[Run], name: str) -> float:
     return float(np.mean([getattr(run.report, name) for run in runs]))
 
 
+def chance_error(table: Table, rng: np.random.Generator) -> float:
+    """What one draw in 20 of held-out size has as calibration error where every expert's true mean is foretold."""
+    known, held_out = (table.split(name).outcomes.quality for name in ("train", "val"))
+    mean = np.nanmean(known, axis=0)
+    draws = (known[rng.integers(len(known), size=len(held_out))] for _ in range(CHANCE_DRAWS))
+    return float(np.quantile([calibration(np.broadcast_to(mean, draw.shape), draw)[1] for draw in draws], 0.95))
+
+
+def policies_part(dataset: str, table: Table, options: argparse.Namespace) -> Iterator[Figure]:
+    runs = {
+        kind: [run(build(kind, {}, seed), table, dataset, seed, assure=kind == "best") for seed in options.seeds]
+        for kind in options.policies
+    }
+    if table.outcomes.queries.domains is not None:
+        runs[TRUE_DOMAIN] = [run(TrueDomain(), table, dataset, options.seeds[0])]
+    yield from figures(dataset, runs)
+    yield Figure(f"{dataset}: ECE by chance alone, 95 %", chance_error(table, np.random.default_rng(0)))
+
+
+def domains_part(dataset: str, table: Table, options: argparse.Namespace) -> Iterator[Figure]:
+    """Each domain left out in turn: against the best single model, and the static mix, of the other domains."""
+    kept = table.split("train").outcomes, table.split("val").outcomes
+    for assure in (False, True):
+        setup = Setup(lambda: build(options.left_out_policy, {}, 0), *kept, assure=assure)
+        study = without_each_domain(setup)
+        name = f"{dataset}: {options.left_out_policy} {'as served' if assure else 'by itself'}, domains left out"
+        below = sum(unseen.above_best.high < 0 for unseen in study.domains)
+        goal = "<= 0" if assure else None
+        yield judged(Figure(f"{name}: below the best single, of {len(study.domains)}", below, goal=goal))
+        for what, gain in (("best single", study.above_best), ("static mix", study.above_mix)):
+            yield Figure(f"{name}: above the {what}", gain.value, gain.low, gain.high)
+
+
+def floors_part(dataset: str, table: Table, options: argparse.Namespace) -> Iterator[Figure]:
+    from guarantee import measure
+
+    yield from measure(dataset, table.split("train").outcomes, policy=options.left_out_policy)
+
+
+PARTS: dict[str, Callable[[str, Table, argparse.Namespace], Iterator[Figure]]] = {
+    "policies": policies_part,
+    "domains": domains_part,
+    "floors": floors_part,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--tables", nargs="+", default=list(GOALS))
     parser.add_argument("--policies", nargs="+", default=list(POLICIES))
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--left-out-policy", default="linear", help="of the parts that train many times")
+    parser.add_argument("--name", default="quality", help="of the file in build/bench")
     options = parser.parse_args()
-    encoder = Encoder(EncoderSettings())
-    encoder.load()
     found: list[Figure] = []
-    try:
-        for dataset in options.tables:
-            table = read_tables([DATA / f"{dataset}.parquet"])
-            prompts = table.outcomes.queries.prompts
-            assert prompts is not None
-            table = table.embedded(VectorCache(encoder).embed(prompts))
-            runs = {
-                kind: [run(build(kind, {}, seed), table, dataset, seed) for seed in options.seeds]
-                for kind in options.policies
-            }
-            if table.outcomes.queries.domains is not None:
-                runs[TRUE_DOMAIN] = [run(TrueDomain(), table, dataset, options.seeds[0])]
-            found += figures(dataset, runs)
-            report("quality", found)  # after every table: what is known by then is kept
-    finally:
-        encoder.close()
+    for dataset, table in embedded_tables(options.tables):
+        for part in options.parts:
+            found += PARTS[part](dataset, table, options)
+            report(options.name, found)  # after every part: what is known by then is kept
 
 
 if __name__ == "__main__":

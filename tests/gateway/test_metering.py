@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from conftest import RedisProcess
+from redis_process import RedisProcess
 from serving import HELLO, Gateway, World, expert, on, request_bytes, until
 from upstream import (
     HELLO as EVENTS,

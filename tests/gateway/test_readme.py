@@ -6,8 +6,8 @@ from pathlib import Path
 import yaml
 
 from policies import default_artifact, load_policy
-from router.artifact import columns
 from router.config import load_settings, parse_settings
+from router.expert_names import columns
 from router.types import ExpertSpec, Price
 
 ROOT = Path(__file__).parents[2]

@@ -6,8 +6,8 @@ from typing import Any
 
 import openai
 import pytest
-from conftest import RedisProcess
 from prometheus_client.parser import text_string_to_metric_families
+from redis_process import RedisProcess
 from serving import HELLO, Gateway, World, expert, request_bytes, until
 from upstream import WAIT_S, Upstream, answers, hang, refuses
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_bert import write_bert
 
-from policies import kinds, load_policy
+from policies import kinds, load_policy, policy_class
 from router.artifact import EncoderStamp, save
 from router.errors import ArtifactError, DataError
 from router.policy import Policy
@@ -16,7 +17,21 @@ from training.fit import build, fit
 
 TOPICS = ("sum the numbers 12 and 30", "who wrote the play", "def add(a, b): return a", "translate to French")
 EXPERTS = ("large", "maths", "small")
-SMALL = {"forest": {"trees": 8, "length_trees": 4}}
+#: Of a committee: few members, and nothing to choose.
+SETTLED: dict[str, object] = {"members": 2, "noise": 1.0, "features": True}
+SMALL: dict[str, dict[str, object]] = {
+    "forest": {"trees": 8, "length_trees": 4},
+    "distilled": {"teacher": {"kind": "cluster", "clusters": 4, "pseudo_count": 3.0}},
+    "preference": {"strength": 0.03},
+    "boosted": {"trees": 12, "rate": 0.2},
+    "mlp": {"hidden": 16, **SETTLED},
+    "factorization": {"latent": 2, **SETTLED},
+    "attention": SETTLED,
+    "cosine": SETTLED,
+    "prototype": SETTLED,
+}
+#: Kinds that are trained with torch: without it they are left to `make test-torch`.
+TORCH = {"bert"}
 
 
 def outcomes(rows: int = 240, *, seed: int = 0, prompts: bool = True, domains: bool = True) -> Outcomes:
@@ -66,8 +81,14 @@ def trained(kind: str, table: Outcomes, seed: int = 0) -> Policy:
 
 
 @pytest.fixture(scope="module", params=kinds())
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    kind = str(request.param)
+    if kind in TORCH:
+        pytest.importorskip("torch")
+    if kind == "bert" and kind not in SMALL:
+        folder = write_bert(tmp_path_factory.mktemp("tiny"))
+        SMALL[kind] = {"encoder": str(folder), "epochs": 1, "window": 32}
+    return kind
 
 
 @pytest.fixture(scope="module")
@@ -140,12 +161,17 @@ def test_a_traffic_log_with_one_expert_per_query_trains(kind: str) -> None:
     check(trained(kind, logged(outcomes())), outcomes(50, seed=1).queries)
 
 
-def test_a_table_without_prompts_and_domains_trains(kind: str) -> None:
+def test_a_table_without_prompts_and_domains_trains_all_but_those_that_read_the_text(kind: str) -> None:
+    if policy_class(kind).reads_text:
+        with pytest.raises(DataError, match="prompts"):
+            trained(kind, outcomes(prompts=False, domains=False))
+        return
     check(trained(kind, outcomes(prompts=False, domains=False)), outcomes(50, seed=1).queries)
 
 
-def test_a_handful_of_queries_trains(kind: str) -> None:
-    check(trained(kind, outcomes(3)), outcomes(5, seed=1).queries)
+@pytest.mark.parametrize("queries", [1, 3])
+def test_a_handful_of_queries_trains(kind: str, queries: int) -> None:
+    check(trained(kind, outcomes(queries)), outcomes(5, seed=1).queries)
 
 
 def test_answers_of_which_no_length_is_known_train(kind: str) -> None:
@@ -166,7 +192,30 @@ def test_experts_that_all_answer_alike_are_no_trouble(kind: str) -> None:
     check(trained(kind, replace(table, quality=np.ones(table.quality.shape))), table.queries)
 
 
-@pytest.mark.parametrize("learned", ["knn", "linear", "domain", "cluster", "forest", "stack", "best"])
+@pytest.mark.parametrize(
+    "learned",
+    [
+        "knn",
+        "linear",
+        "domain",
+        "cluster",
+        "forest",
+        "stack",
+        "best",
+        "distilled",
+        "preference",
+        "mixture",
+        "pilot",
+        "mixer",
+        "graph",
+        "boosted",
+        "mlp",
+        "factorization",
+        "attention",
+        "cosine",
+        "prototype",
+    ],
+)
 def test_a_learned_policy_finds_the_expert_for_each_kind_of_prompt(learned: str) -> None:
     if learned not in kinds():
         pytest.skip("not there yet")

@@ -18,14 +18,13 @@ from router.artifact import (
     Artifact,
     EncoderStamp,
     check_encoder,
-    columns,
-    find,
     load,
     pack,
     save,
     take,
 )
 from router.errors import ArtifactError, ConfigError
+from router.expert_names import columns, find
 from router.types import ExpertSpec, Outcomes, Price, Queries
 
 STAMP = EncoderStamp(name="tiny", revision="abc", dimension=4)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from conftest import RedisProcess
+from redis_process import RedisProcess
 
 from router.config import LedgerSettings
 from router.errors import LedgerError

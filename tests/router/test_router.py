@@ -1,15 +1,18 @@
 """The router alone: who may answer, in what order, and how probable the choice was. A static policy, no encoder."""
 
 import random
-from typing import Any
+import threading
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from policies.static import Static
 from router.errors import InvalidRequest, NoExpertFits, NoHealthyExpert
-from router.router import PolicyInUse, Router, why
-from router.types import Decision, ExpertSpec, Load, Outcomes, Price, Queries, Query, Wishes
+from router.explanation import why
+from router.router import PolicyInUse, Router
+from router.types import Decision, Estimate, ExpertSpec, Load, Outcomes, Price, Queries, Query, Wishes
 
 SPECS = (
     ExpertSpec(
@@ -208,3 +211,60 @@ async def test_the_lines_of_a_decision_are_in_its_order_with_the_ruled_out_last(
     lines = decision.candidates()
     assert [line.expert for line in lines] == ["best", "cheap", "middle"]
     assert [line.reason for line in lines] == [None, None, "in routing.exclude"]
+
+
+class Reading(Static):
+    """Runs a "model" of its own over the text, and tells in which thread."""
+
+    reads_text: ClassVar[bool] = True
+
+    def described(self, queries: Queries) -> Queries:
+        if queries.features is not None:
+            return queries
+        self.read_in = threading.current_thread()
+        assert queries.prompts is not None
+        return replace(queries, features=np.array([[len(prompt)] for prompt in queries.prompts], np.float32))
+
+
+async def test_a_policy_with_a_model_of_its_own_reads_the_text_outside_the_event_loop() -> None:
+    use = in_use()
+    policy = Reading()
+    policy.experts_, policy.output_tokens_ = use.policy.experts_, use.policy.output_tokens_
+    policy.restore(use.policy.state())
+    made = Router(
+        PolicyInUse(policy, "v1", use.columns, replace(use.reference, features=np.zeros((100, 1), np.float32))),
+        SPECS,
+        None,
+        resting_s=lambda name: 0.0,
+        load=lambda name: Load(),
+        rng=random.Random(1),
+    )
+    assert (await made.decide(PROMPT, Wishes(preference="best"))).order[0] == "best"
+    assert policy.read_in is not threading.current_thread()
+
+
+class Doubting(Static):
+    """Says of every query how like the training's it is."""
+
+    familiarity: ClassVar[float] = 1.0
+
+    def predict(self, queries: Queries) -> Estimate:
+        return replace(super().predict(queries), familiarity=np.full(len(queries), self.familiarity))
+
+
+@pytest.mark.parametrize(("familiarity", "said"), [(0.2, True), (0.9, False)])
+async def test_a_query_unlike_the_trainings_is_said_to_be(familiarity: float, said: bool) -> None:
+    use = in_use()
+    doubting = Doubting()
+    doubting.__dict__.update(use.policy.__dict__, familiarity=familiarity)
+    made = Router(
+        replace(use, policy=doubting),
+        SPECS,
+        None,
+        resting_s=lambda name: 0.0,
+        load=lambda name: Load(),
+        rng=random.Random(1),
+    )
+    decision = await made.decide(PROMPT, Wishes())
+    assert decision.familiarity == pytest.approx(familiarity)
+    assert ("unlike the training queries" in why(decision)) == said

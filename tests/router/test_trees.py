@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from router.errors import ArtifactError
-from router.trees import Forest, Growth, grow, packed
+from router.trees import Boosting, Forest, Growth, boost, grow, packed
 
 
 def sample(rows: int = 300) -> tuple[np.ndarray, np.ndarray]:
@@ -43,3 +43,17 @@ def test_a_restored_forest_predicts_the_same_and_a_bent_one_is_refused() -> None
         Forest.restored({**state, "child": state["child"] + 10_000}, 12, 2)
     with pytest.raises(ArtifactError, match="feature"):
         Forest.restored(state, 3, 2)
+
+
+def test_boosted_trees_learn_what_those_before_them_leave() -> None:
+    pytest.importorskip("sklearn")
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(400, 3)).astype(np.float32)
+    target = np.stack([np.sin(features[:, 0]), features[:, 1] * (features[:, 2] > 0)], axis=1)
+    how = Boosting(trees=60, depth=3, leaf=5, share=1.0, rate=0.2)
+    trees = list(boost(features, target, how, seed=1))
+    errors = []
+    for number in (5, 20, 60):
+        guess = packed([tree.tree_ for tree in trees[:number]]).predict(features) * (number * how.rate)
+        errors.append(float(((guess - target) ** 2).mean()))
+    assert errors[0] > 2 * errors[1] > 3 * errors[2]

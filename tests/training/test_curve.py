@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from training.curve import Curve, Sample, resampled, static_mix, sweep
+from training.curve import Curve, Sample, static_mix, sweep
+from training.interval import resampled
 
 
 def mix(*points: tuple[float, float]) -> list[tuple[float, float]]:

@@ -8,8 +8,9 @@ import pytest
 from outcome_tables import rows, write_csv
 
 from policies import default_artifact, load_policy
-from router.artifact import HEADER, check_encoder, columns, load
+from router.artifact import HEADER, check_encoder, load
 from router.encoder_folder import open_folder
+from router.expert_names import columns
 from router.types import TIERS, ExpertSpec, Price, tier_column
 from training.data import read_tables
 from training.default import grouped, known_names, tiers, with_tiers

@@ -1,6 +1,7 @@
 """A policy between its bounds, on worlds whose truth is known."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from policies.uniform import Uniform
 from router.errors import DataError
 from router.policy import Policy
 from router.types import Floats, Outcomes, Queries
-from training.evaluate import Report, calibration, comparable, evaluate, known_experts
+from training.evaluate import Report, comparable, evaluate, known_experts
+from training.reliability import calibration
 
 
 class Clairvoyant(Static):
@@ -147,3 +149,60 @@ def test_calibration_of_true_chances_is_near_zero_and_of_wrong_ones_is_not() -> 
     assert ece < 0.02
     assert brier == pytest.approx((chance * (1 - chance)).mean(), abs=0.01)
     assert calibration(np.full(chance.shape, 0.99), outcomes.quality)[1] > 0.3
+
+
+def test_published_metrics_stand_beside_the_static_mix() -> None:
+    outcomes, chance = world()
+    report = judged(Clairvoyant(chance), outcomes)
+    assert list(report.metrics) == ["AIQ", "APGR", "CPT(50)", "CPT(80)", "deferral area", "QNC", "arena score"]
+    for metric in report.metrics.values():
+        assert metric.policy.low <= metric.policy.value <= metric.policy.high
+        assert metric.gain.value > 0
+        assert metric.p < 0.05
+    assert report.p_value == pytest.approx(1 / 1001)
+    assert judged(Uniform(), outcomes).p_value > 0.9
+
+
+def test_where_the_cheapest_is_the_best_nothing_can_be_recovered() -> None:
+    outcomes, chance = world()
+    outcomes.quality[:, 0] = 1.0
+    report = judged(Clairvoyant(chance), outcomes)
+    assert "APGR" not in report.metrics
+    assert report.metrics["QNC"].policy.value == 1.0
+    json.dumps(report.as_json(), allow_nan=False)
+
+
+def test_a_report_says_who_was_chosen_and_how_sure_the_curves_are() -> None:
+    outcomes, chance = world()
+    report = judged(Clairvoyant(chance), outcomes)
+    for preference in ("cheap", "balanced", "best"):
+        assert sum(report.chosen[preference].values()) == pytest.approx(1.0)
+    assert report.chosen["cheap"].get("large", 0.0) < report.chosen["best"]["large"]
+    assert [point.expert for point in report.singles] == ["cheap", "poor", "large"]
+    costs = [cost for cost, _, _ in report.bands["policy"]]
+    assert (costs[0], costs[-1]) == pytest.approx((0.001, 0.02))
+    assert all(low <= high for _, low, high in report.bands["gain"])
+
+
+def test_queries_are_split_by_domain_and_by_cluster() -> None:
+    outcomes, chance = world()
+    assert (judged(Clairvoyant(chance), outcomes).domains, judged(Clairvoyant(chance), outcomes).tail) == ((), ())
+    easy = chance[:, 0] > 0.5
+    queries = replace(
+        outcomes.queries,
+        domains=tuple(np.where(easy, "sums", "plays").tolist()),
+        embeddings=np.random.default_rng(0).normal(size=(400, 4)).astype(np.float32),
+    )
+    report = judged(Clairvoyant(chance), replace(outcomes, queries=queries))
+    assert {part.name: part.queries for part in report.domains} == {"sums": easy.sum(), "plays": (~easy).sum()}
+    assert [part.name for part in report.tail] == ["head", "medium", "tail"]
+    sums = next(part for part in report.domains if part.name == "sums")
+    assert sums.gain.value > 0
+    mean = sum(part.policy.quality * part.queries for part in report.domains) / 400
+    assert mean == pytest.approx(report.half_cost["policy"].value)
+
+
+def test_queries_that_are_all_alike_have_no_tail() -> None:
+    outcomes, chance = world(60)
+    alike = replace(outcomes.queries, embeddings=np.ones((60, 4), np.float32))
+    assert judged(Clairvoyant(chance), replace(outcomes, queries=alike)).tail == ()

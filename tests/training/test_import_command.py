@@ -49,7 +49,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def test_the_summary_counts_what_was_imported(table: Path, out: Path) -> None:
-    result = run(table, "--out", out, "--json")
+    result = run(table, "--out", out, "--json", "-")
     assert result.exit_code == 0, result.output
     summary = json.loads(result.stdout)
     assert (summary["rows"], summary["prompts"], summary["kind"]) == (4, 2, "outcomes")
@@ -124,7 +124,7 @@ def doubled(tmp_path: Path) -> Path:
 
 
 def test_repeats_are_kept_and_counted(doubled: Path, out: Path) -> None:
-    summary = json.loads(run(doubled, "--out", out, "--json").stdout)
+    summary = json.loads(run(doubled, "--out", out, "--json", "-").stdout)
     assert (summary["rows"], summary["repeats"]) == (3, 1)
     assert any("1 rows repeat a model on a prompt" in warning for warning in summary["warnings"])
 
@@ -180,7 +180,7 @@ def test_costs_are_derived_from_prices_where_the_tokens_are_known(tmp_path: Path
 def test_several_files_become_one_table(table: Path, tmp_path: Path, out: Path) -> None:
     other = tmp_path / "mmlu_law.csv"
     other.write_text("prompt,small,large\nWho?,True,False\n")
-    summary = json.loads(run(table, other, "--out", out, "--json", "--dataset", "mine").stdout)
+    summary = json.loads(run(table, other, "--out", out, "--json", "-", "--dataset", "mine").stdout)
     assert (summary["rows"], set(summary["formats"].values())) == (6, {"table", "routellm"})
     assert {row["dataset"] for row in rows(out)} == {"mine"}
 

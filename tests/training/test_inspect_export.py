@@ -60,7 +60,7 @@ def run(command: Any, *arguments: object) -> Result:
 
 
 def card_of(*arguments: object) -> dict[str, Any]:
-    card = json.loads(run(inspect, *arguments, "--json").stdout)
+    card = json.loads(run(inspect, *arguments, "--json", "-").stdout)
     assert isinstance(card, dict)
     return card
 
@@ -202,7 +202,7 @@ def test_the_exported_arrays_hold_the_policys_answers(artifact: Path, tmp_path: 
 
 def test_the_exported_card_says_what_each_array_is(artifact: Path, tmp_path: Path) -> None:
     out = tmp_path / "policy.npz"
-    files = json.loads(run(export, artifact, "--out", out, "--json").stdout)["files"]
+    files = json.loads(run(export, artifact, "--out", out, "--json", "-").stdout)["files"]
     card = json.loads(out.with_suffix(".json").read_text())
     with np.load(out, allow_pickle=False) as arrays:
         assert {name: list(arrays[name].shape) for name in arrays.files} == {

@@ -5,37 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from outcome_tables import FakeEncoder, rows, write_csv, write_parquet
 
 from policies import load_policy
-from router.config import EncoderSettings
 from router.errors import ArtifactError, ConfigError, DataError
-from training.commands import evaluate, train
+from training.commands import train
+from training.evaluate_command import evaluate
 
-
-@pytest.fixture(autouse=True)
-def encoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeEncoder:
-    """Stands in for the real encoder, and keeps its vectors in a folder of the test's own."""
-    fake = FakeEncoder()
-
-    class Encoder:
-        def __new__(cls, settings: EncoderSettings) -> FakeEncoder:  # type: ignore[misc]
-            fake.name = settings.model
-            return fake
-
-    fake.load = fake.close = lambda: None  # type: ignore[attr-defined]
-    monkeypatch.setattr("router.embedding.Encoder", Encoder)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return fake
-
-
-@pytest.fixture
-def run() -> Callable[..., Result]:
-    def run(command: object, *args: object) -> Result:
-        return CliRunner().invoke(command, [str(arg) for arg in args], catch_exceptions=False)  # type: ignore[arg-type]
-
-    return run
+pytestmark = pytest.mark.usefixtures("encoder")
 
 
 @pytest.fixture
@@ -57,10 +35,36 @@ def test_training_writes_an_artifact_that_routes(run: Callable[..., Result], dat
 def test_the_artifact_carries_what_it_reaches_on_held_out_prompts(
     run: Callable[..., Result], data: Path, tmp_path: Path
 ) -> None:
-    card = json.loads(run(train, "--data", data, "--out", tmp_path / "made", "--json").stdout)
+    card = json.loads(run(train, "--data", data, "--out", tmp_path / "made", "--json", "-").stdout)
     assert card["train_prompts"] == 120
     assert card["val"]["outcomes"]["queries"] == 40
     assert load_policy(tmp_path / "made")[1].metrics["val"] == card["val"]
+
+
+def test_training_says_whether_the_policy_beats_the_static_mix(run: Callable[..., Result], tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "many.csv", rows(800))
+    card = tmp_path / "card.json"
+    found, said = {}, {}
+    for kind in ("cluster", "static"):
+        result = run(train, "--data", data, "--policy", kind, "--out", tmp_path / kind, "--json", card)
+        found[kind] = json.loads(card.read_text())["beats_static_mix"]
+        said[kind] = " ".join(result.stderr.split())
+    assert found == {"cluster": {"many": True}, "static": {"many": False}}
+    assert "many: area above the static mix +" in said["cluster"]
+    assert "the policy beats the static mix" in said["cluster"]
+    assert "does NOT provably beat the static mix" in said["static"]
+
+
+@pytest.mark.parametrize("place", ["-", "out.json"])
+def test_json_goes_to_a_file_or_alone_to_standard_output(
+    run: Callable[..., Result], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(train, "--data", data, "--policy", "static", "--out", "made")
+    result = run(evaluate, "--data", data, "--artifact", "made", "--json", place)
+    content = json.loads(result.stdout if place == "-" else Path(place).read_text())
+    assert content["reports"][0]["dataset"] == "outcomes"
+    assert "static mix" in (result.stderr if place == "-" else result.stdout)
 
 
 def test_parameters_are_set_by_name(run: Callable[..., Result], data: Path, tmp_path: Path) -> None:

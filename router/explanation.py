@@ -1,0 +1,31 @@
+"""A decision in words, for people."""
+
+from router.types import UNLIKE, Decision, Floor
+
+
+def why(decision: Decision) -> str:
+    """For people: what the chosen expert is expected to do, against the strongest one, and what of the floor."""
+    candidates = decision.candidates()
+    chosen = candidates[0]
+    standing = [candidate for candidate in candidates if candidate.reason is None]
+    strongest = max(standing, key=lambda candidate: candidate.quality)
+    text = f"{chosen.expert}: expected quality {chosen.quality:.3f} for ${chosen.cost_usd:.6f}"
+    if len(standing) == 1:
+        text += ", the only expert that can take this request within its limits"
+    elif strongest.expert == chosen.expert:
+        text += f", the highest of {len(standing)} and worth its price under {decision.preference!r}"
+    else:
+        text += (
+            f", chosen under {decision.preference!r} over {strongest.expert}: "
+            f"{strongest.quality:.3f} for ${strongest.cost_usd:.6f}"
+        )
+    if decision.familiarity is not None and decision.familiarity < UNLIKE:
+        text += f"; unlike the training queries ({decision.familiarity:.2f} of 1): leans on each expert's mean"
+    return text if decision.floor is None else f"{text}; {_promise(decision.floor)}"
+
+
+def _promise(floor: Floor) -> str:
+    if not floor.guaranteed:
+        return f"the quality floor of {floor.asked:g} is not guaranteed: {floor.reason}"
+    sure = f"{100 * floor.confidence:g} %"
+    return f"the quality floor of {floor.asked:g} is guaranteed with {sure} confidence: {floor.reason}"
