@@ -205,8 +205,10 @@ class OnRay(Jobs):
         self._ray = ray
         if address != LOCAL:
             _reach(address)
-        local = {"include_dashboard": False, "num_cpus": workers, "log_to_driver": False, "logging_level": "ERROR"}
-        settings: dict[str, Any] = local if address == LOCAL else {"address": address}
+        settings: dict[str, Any] = {"address": address}  # given always: without it Ray joins any cluster that it finds
+        if address == LOCAL:
+            settings |= {"num_cpus": workers, "include_dashboard": False, "log_to_driver": False}
+            settings |= {"logging_level": "ERROR"}
         try:
             ray.init(**settings)
         except (ConnectionError, ValueError, RuntimeError) as error:

@@ -55,6 +55,12 @@ def test_two_workers_read_what_is_shared(ray_jobs: Jobs) -> None:
     assert results == {0: 3.0, 1: 12.0, 2: 21.0, 3: 30.0}
 
 
+def test_a_local_cluster_is_its_own_whatever_else_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with opened(2, "local", tmp_path) as jobs:
+        assert jobs.workers == 2
+
+
 def test_a_mistake_on_a_worker_is_raised_here(ray_jobs: Jobs) -> None:
     with pytest.raises(DataError, match="3 is wrong"):
         list(ray_jobs.run(refused, [3]))
