@@ -205,7 +205,7 @@ class OnRay(Jobs):
         self._ray = ray
         if address != LOCAL:
             _reach(address)
-        settings: dict[str, Any] = {"address": address}  # given always: without it Ray joins any cluster that it finds
+        settings: dict[str, Any] = {"address": address}  # always given: without it Ray joins any cluster around
         if address == LOCAL:
             settings |= {"num_cpus": workers, "include_dashboard": False, "log_to_driver": False}
             settings |= {"logging_level": "ERROR"}
