@@ -17,7 +17,8 @@ def query_text(messages: list[dict[str, Any]]) -> str:
 
     It is the last user message, alone if it has 80 characters or more. That is what policies are trained on
     (single prompts), it says what is asked now, and it does not change while an agent's tools answer, so the
-    steps of one task share a cache entry and an expert. A shorter one ("and in Spanish?") often means nothing
+    steps of one task are a segment that shares a cache entry and an expert (what Seg-MoE does with runs of tokens).
+    A shorter one ("and in Spanish?") often means nothing
     alone: the beginnings of the turns before it are put in front, oldest first, until there is enough to
     understand it, so that it stays at the end, which the encoder keeps when it cuts to its window.
 

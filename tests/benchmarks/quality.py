@@ -7,7 +7,7 @@ recorded. `best` is judged as it is served, with the steps that follow it. Besid
 chance alone would give one who knows every expert's true mean: on few queries that is not little.
 
 Then, each a part of its own (`--parts`): domains left out in turn, floors on 200 splits, experts added from few
-prompts.
+prompts, and what more prompts would give.
 """
 
 import argparse
@@ -134,6 +134,22 @@ def domains_part(dataset: str, table: Table, options: argparse.Namespace) -> Ite
             yield Figure(f"{name}: above the {what}", gain.value, gain.low, gain.high)
 
 
+def learning_part(dataset: str, table: Table, options: argparse.Namespace) -> Iterator[Figure]:
+    from learning import measure
+
+    yield from measure(dataset, table, policy="best")
+
+
+def newcomers_part(dataset: str, table: Table, options: argparse.Namespace) -> Iterator[Figure]:
+    from newcomers import figures as of_newcomers
+    from newcomers import measured, settings
+
+    usual = argparse.ArgumentParser()
+    settings(usual)
+    chosen = usual.parse_args(["--policy", options.left_out_policy])
+    yield from of_newcomers(f"{dataset}, {chosen.policy}", [measured(table, chosen)])
+
+
 def floors_part(dataset: str, table: Table, options: argparse.Namespace) -> Iterator[Figure]:
     from guarantee import measure
 
@@ -144,6 +160,8 @@ PARTS: dict[str, Callable[[str, Table, argparse.Namespace], Iterator[Figure]]] =
     "policies": policies_part,
     "domains": domains_part,
     "floors": floors_part,
+    "newcomers": newcomers_part,
+    "learning": learning_part,
 }
 
 
