@@ -17,6 +17,7 @@ from router.errors import ArtifactError
 from router.types import Floats
 
 CHUNK = 512  # rows asked at once
+LOOK = 4  # levels between two looks at whether every tree has come to a leaf
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Forest:
         self._feature = np.repeat(self.arrays["feature"].astype(np.intp), 2)
         self._cut = np.repeat(self.arrays["cut"], 2)
         self._child = 2 * self.arrays["child"].astype(np.intp)
+        self._inner = self._child != 2 * (np.arange(len(self._child)) // 2)
         self._leaf = np.repeat(self.arrays["leaf"].astype(np.intp), 2)
         self._root = 2 * self.arrays["root"].astype(np.intp)
         self._values = self.arrays["values"].astype(np.float32)
@@ -70,7 +72,9 @@ class Forest:
         alone = len(features) == 1
         at = self._root if alone else np.tile(self._root, len(features))
         offset = 0 if alone else np.repeat(np.arange(len(features)) * width, trees)
-        for _ in range(self.depth):
+        for level in range(self.depth):
+            if level % LOOK == 0 and not self._inner.take(at).any():
+                break
             above = flat.take(offset + self._feature.take(at)) > self._cut.take(at)
             at = self._child.take(at + above)
         values = self._values.take(self._leaf.take(at), axis=0)

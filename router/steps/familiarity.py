@@ -8,7 +8,8 @@ much trust is left at each distance, is learned by leaving whole domains out.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -74,11 +75,15 @@ class Likeness:
             close = vectors[start : start + CHUNK] @ self.bank.T
             count = min(NEAREST, close.shape[1])
             near[start : start + CHUNK] = np.partition(close, -count, axis=1)[:, -count:].mean(axis=1)
-        off = vectors - self.bank.mean(axis=0)
+        off = vectors - self._bank_mean
         return np.stack([confidence, near, -np.einsum("nd,nd->n", off @ self.precision, off)], axis=1)
 
+    @cached_property
+    def _bank_mean(self) -> Floats:
+        return np.asarray(self.bank.mean(axis=0))
+
     def state(self) -> dict[str, NDArray[Any]]:
-        arrays = dict(vars(self))
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
         return arrays | {name: arrays[name].astype(np.float16) for name in ("bank", "precision")}
 
     @classmethod
