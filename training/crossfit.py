@@ -29,6 +29,13 @@ class Crossfit:
         observed = outcomes.quality[self.rows]
         return Evidence(self.signals, self.estimate.quality, observed, self.mean)
 
+    def part(self, kept: NDArray[np.bool_]) -> "Crossfit":
+        """Of the prompts where `kept` [n] says so."""
+        signals = None if self.signals is None else self.signals[kept]
+        said = self.estimate
+        estimate = Estimate(said.quality[kept], said.std[kept], said.output_tokens[kept])
+        return Crossfit(self.rows[kept], estimate, self.mean[kept], signals)
+
 
 def crossfit(
     build: Callable[[], Policy], outcomes: Outcomes, groups: Groups, rng: np.random.Generator

@@ -13,6 +13,7 @@ from router.stepped import Stepped
 from router.steps.calibration import Calibration
 from router.steps.familiarity import Familiarity
 from router.types import Outcomes, Queries
+from training import assurance
 from training.crossfit import crossfit, domain_groups, random_folds
 from training.data import Table, rows_of
 from training.fit import build, fit
@@ -60,6 +61,20 @@ def test_no_prompt_is_judged_by_a_policy_that_was_fitted_to_it() -> None:
     assert found is not None
     right = (found.estimate.quality > 0.5) == (noise.quality > 0.5)
     assert right.mean() < 0.65
+
+
+def test_no_prompt_of_the_trial_taught_the_steps_that_it_is_tried_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One prompt's outcome turned over: its own line of the trial stays as it was, and others' do not."""
+    given = outcomes()
+    turned = replace(given, quality=given.quality.copy())
+    turned.quality[0] = 1.0 - turned.quality[0]
+    plain = assurance.crossfit  # the fits stay the same, so that what changes comes by way of the steps
+    monkeypatch.setattr(assurance, "crossfit", lambda fit, _, *how: plain(fit, given, *how))
+    policy = build_cluster().fit(given)
+    before, after = (assurance.assured(policy, each, 0, lambda: None).trial for each in (given, turned))
+    assert before is not None and after is not None
+    assert np.array_equal(before.quality[0], after.quality[0])
+    assert not np.array_equal(before.quality, after.quality)
 
 
 def test_domains_are_left_out_whole() -> None:
