@@ -20,7 +20,9 @@ def why(decision: Decision) -> str:
             f"{strongest.quality:.3f} for ${strongest.cost_usd:.6f}"
         )
     if decision.familiarity is not None and decision.familiarity < UNLIKE:
-        text += f"; unlike the training queries ({decision.familiarity:.2f} of 1): leans on each expert's mean"
+        text += (
+            f"; little is proven of queries like it ({decision.familiarity:.2f} of 1): leans on each expert's mean"
+        )
     return text if decision.floor is None else f"{text}; {_promise(decision.floor)}"
 
 

@@ -12,7 +12,14 @@ _RENAME_EXCHANGE = 2
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes `path` by way of a temporary sibling; who reads meanwhile sees the old content or the new."""
+    """Writes `path` by way of a temporary sibling; who reads meanwhile sees the old content or the new.
+
+    A link stays a link, and what is no plain file (/dev/null, a pipe) is written into as it is.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:

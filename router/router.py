@@ -225,7 +225,7 @@ class Router:
     ) -> str | None:
         """What of the request itself is not as in the trial, or limits the choice as nothing did there."""
         if estimate.familiarity is not None and estimate.familiarity[0] < UNLIKE:
-            return "the query is unlike those that it could be tried on"
+            return "little is proven of queries like this one"
         if wishes.max_cost_usd is not None or wishes.max_latency_s is not None:
             return "a cap on cost or latency also limits the choice"
         most = query.max_output_tokens

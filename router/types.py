@@ -12,7 +12,7 @@ Preference = Literal["cheap", "balanced", "best"]
 PREFERENCES: tuple[Preference, ...] = ("cheap", "balanced", "best")
 Tier = Literal["small", "medium", "large", "frontier"]
 TIERS: tuple[Tier, ...] = ("small", "medium", "large", "frontier")
-UNLIKE = 0.5  # familiarity under which a query counts as unlike those of the training
+UNLIKE = 0.5  # familiarity under which too little is proven of queries like it
 
 
 def tier_column(tier: str) -> str:
@@ -230,7 +230,7 @@ class Estimate:
     quality: Floats  # in [0, 1]
     std: Floats  # of the expected quality, not of one answer
     output_tokens: Floats  # expected length of the answer
-    familiarity: Floats | None = None  # [n], 1 for a query like those of the training, 0 for one that is like none
+    familiarity: Floats | None = None  # [n], the share of the policy's word that is proven on queries like it
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,6 +99,18 @@ def embedded(
     finally:
         encoder.close()
     return embedded, stamp
+
+
+def apart(inputs: Iterable[Path], **outputs: Path | None) -> None:
+    """Raises `ConfigError` where an output would be written over what is read, or over another output."""
+    taken = {path.resolve(): f"the file that is read, {path}" for path in inputs}
+    for option, path in outputs.items():
+        if path is None or path == STDOUT:
+            continue
+        if path.resolve() in taken:
+            raise ConfigError(f"--{option} {path} would be written over {taken[path.resolve()]}")
+        if path.is_file() or not path.exists():  # two may go to /dev/null
+            taken[path.resolve()] = f"--{option}"
 
 
 @contextmanager

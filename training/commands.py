@@ -12,7 +12,9 @@ from training.command_line import (
     JSON,
     SEED,
     TABLES,
+    apart,
     embedded,
+    named,
     note,
     parameters,
     workers_of,
@@ -67,10 +69,11 @@ def train(
     from rich.progress import Progress
 
     from router.artifact import save
-    from training.assurance import MOST_FITS
+    from training.assurance import LEAST_PROMPTS, MOST_FITS
     from training.data import TRAIN, read_tables
     from training.fit import build, fit
 
+    apart(paths, json=json_out, out=out)
     console = Console(stderr=True)
     policy, old = _known(base) if base is not None else (build(kind, parameters(settings), seed), None)
     whole = read_tables(paths)
@@ -94,6 +97,8 @@ def train(
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task(f"fitting {kind}", total=1 if plain else MOST_FITS)
             artifact = fit(policy, table, stamp, seed, assure=not plain, fitting=lambda: progress.advance(task))
+        if not plain and artifact.trial is None:
+            note(console, f"no calibration and no evidence for floors: that takes {LEAST_PROMPTS} prompts")
     with console.status("judging"):
         policy = artifact.restore(policy)  # as it will be served
         artifact, beats = _judged(artifact, policy, held_out, seed, console)
@@ -135,7 +140,7 @@ def _held_out(paths: tuple[Path, ...], union: "Table") -> "dict[str, Table]":
     """Each table's held-out rows, by the table's name; a table without any is left out."""
     from training.data import VAL, read_tables
 
-    tables = {path.stem: union if len(paths) == 1 else read_tables([path]) for path in paths}
+    tables = {name: union if len(paths) == 1 else read_tables([path]) for name, path in named(paths).items()}
     return {name: table.split(VAL) for name, table in tables.items() if VAL in table.splits}
 
 
@@ -161,5 +166,7 @@ def _judged(
         found[name], beats[name] = report.brief(), report.gain.low > 0
         line = f"{name}: area above the static mix {spelled(report.gain, '+.4f')}: {VERDICTS[beats[name]]}"
         console.print(line, highlight=False, markup=False)
+    if not held_out:
+        note(console, f"not judged: there are no rows of the split {VAL!r}, so what it is worth is not known")
     before = artifact.metrics.get(VAL, {})  # an extended artifact's: of the experts that it had
     return replace(artifact, metrics={**artifact.metrics, VAL: {**before, **found}}), beats

@@ -15,6 +15,7 @@ from training.command_line import (
     JOBS,
     JSON,
     TABLES,
+    apart,
     embedded,
     named,
     note,
@@ -74,6 +75,7 @@ def compare(
     from training.run_folder import RunFolder
     from training.standings import show
 
+    apart(paths, json=json_out)
     console = Console(stderr=True)
     names = named(paths)
     wanted = _contenders(policies, settings, _seeds(seeds))

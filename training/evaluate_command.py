@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from training.command_line import JSON, SEED, TABLES, embedded, note, parameters, screen, write_json
+from router.errors import ConfigError
+from training.command_line import JSON, SEED, TABLES, apart, embedded, note, parameters, screen, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,9 +64,16 @@ def evaluate(
     from training.render import show
     from training.studies.suite import chosen
 
+    apart(paths, json=json_out, predictions=predicted, report=page)
+    if predicted is not None and predicted.suffix != ".parquet":
+        raise ConfigError(
+            f"--predictions {predicted}: they are written as Parquet; name a file that ends in .parquet"
+        )
     console = Console(stderr=True)
     wanted = Wanted(chosen(listed), parameters(settings), plain)
     wanted.check(split)
+    if wanted.studies and page is None and json_out is None:
+        raise ConfigError("--studies are told in --report FILE.html or --json FILE only: name one")
     if page is not None:
         from training.page.document import check_page
 

@@ -48,8 +48,6 @@ def export_npz(folder: Path, out: Path) -> list[Path]:
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
     card_path = out.with_suffix(".json")
-    if card_path == out:
-        raise DataError(f"{out}: the arrays need a name of their own; {out.name} is the card's")
     card = _card(artifact, arrays) | {"arrays_sha256": hashlib.sha256(content.getvalue()).hexdigest()}
     _write(out, content.getvalue())
     _write(card_path, (json.dumps(card, indent=1, ensure_ascii=False) + "\n").encode())

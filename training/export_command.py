@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from training.command_line import JSON, write_json
+from router.errors import ConfigError
+from training.command_line import JSON, apart, write_json
 
 
 @click.command()
@@ -27,6 +28,9 @@ def export(artifact: str, out: Path, form: str, json_out: Path | None) -> None:
     folder = Path(artifact)
     if artifact == "default" and not folder.exists():
         folder = default_artifact()
+    apart((), out=out, json=json_out)
+    if out.suffix != f".{form}":
+        raise ConfigError(f"--out {out}: expected a name that ends in .{form}, or another --format")
     written = (export_csv if form == "csv" else export_npz)(folder, out)
     for path in written:
         click.echo(f"wrote {path}", err=True)

@@ -176,4 +176,4 @@ def _notes(artifact: Artifact, labelled: Labelled, names: Sequence[str]) -> Iter
         yield f"{name!r} comes in by {rows.sum()} prompts, {beside[rows].sum()} with scores of known models{few}"
     familiarity = labelled.estimate.familiarity
     if familiarity is not None and familiarity.mean() < UNLIKE:
-        yield "the prompts are unlike those that the policy was trained on: they say little of how it does on those"
+        yield "the policy is little trusted on such prompts, so they say little of the new models elsewhere"

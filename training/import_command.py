@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from router.errors import ConfigError
-from training.command_line import JSON, write_json
+from training.command_line import JSON, apart, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,6 +60,7 @@ def import_(
     from training.outcome_file import DUPLICATES, Rules
     from training.records import RecordFile
 
+    apart(paths, out=out, json=json_out)
     console = Console(stderr=True)
     rules = Rules(
         dataset=dataset,

@@ -92,9 +92,6 @@ def import_files(
     """
     if not files:
         raise DataError("no file to import")
-    for file in files:
-        if file.path.resolve() == out.resolve():
-            raise DataError(f"{out} would be written over the file that is read")
     if out.suffix != ".parquet":
         raise DataError(f"--out {out}: what is imported is written as Parquet; name a file that ends in .parquet")
     formats = [importer(format_name) if format_name else detect(file) for file in files]

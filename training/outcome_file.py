@@ -101,7 +101,13 @@ class Seen:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary sibling that takes the place of `path` at the end; after any failure nothing of it is left."""
+    """A temporary sibling that takes the place of `path` at the end; after any failure nothing of it is left.
+
+    Raises `DataError` where `path` is no plain file: a device's place is not taken.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        raise DataError(f"cannot write {path}: it is there already, and no plain file")
     temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
         yield temporary

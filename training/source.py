@@ -1,6 +1,7 @@
 """Files of outcomes, read in batches and only the columns that are used: Parquet by its name, else CSV."""
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ NUMBERS = ("score", "cost_usd", "input_tokens", "output_tokens", "price_in_per_1
 BATCH_ROWS = 32_768
 SUFFIXES = (".parquet", ".csv")
 ROW_BYTES = 88  # of a row's numbers and places while a table is read, without its prompt
+NOT_A_NUMBER = re.compile(
+    r"CSV column #(?P<column>\d+): (?:Row #(?P<row>\d+): )?.*invalid value '(?P<value>.*)'", re.S
+)
 CSV_BLOCK = 1 << 20  # bytes that are parsed at a time
 MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
@@ -61,7 +65,20 @@ def batches(path: Path) -> Iterator[Batch]:
     except (pyarrow.ArrowException, OSError) as error:
         if "UTF8" in str(error):
             raise _not_utf8(path, "latin-1 or cp1252", f"row {first_row:,} or later") from error
-        raise DataError(f"cannot read {path}: {error}") from error
+        raise DataError(_misread(path, str(error))) from error
+
+
+def _misread(path: Path, problem: str) -> str:
+    """Arrow counts the columns of a CSV file from 0, and its header as a row."""
+    found = NOT_A_NUMBER.search(problem)
+    if found is None:
+        return f"cannot read {path}: {problem}"
+    import pyarrow.csv
+
+    with pyarrow.csv.open_csv(path, parse_options=_csv_format()) as reader:
+        column = reader.schema.names[int(found["column"])]
+    row = f", row {int(found['row']) - 1:,}" if found["row"] else ""
+    return f"{path}{row}, column {column!r}: {found['value']!r} is not a number"
 
 
 def _columns(path: Path) -> Iterator[Any]:

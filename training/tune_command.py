@@ -17,6 +17,7 @@ from training.command_line import (
     JSON,
     SEED,
     TABLES,
+    apart,
     embedded,
     named,
     note,
@@ -92,6 +93,7 @@ def tune(
     from training.space import space_of
     from training.tuning import Setting, best_of
 
+    apart(paths, json=json_out)
     console = Console(stderr=True)
     fixed = parameters(settings)
     build(kind, fixed, seed)

@@ -1,5 +1,6 @@
 """What users feed it that is wrong, or too much: an error that names it and what to do, and nothing lost."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from click.testing import Result
 from outcome_tables import FakeEncoder, rows, write_csv, write_parquet
 
 from policies import load_policy
-from router.errors import DataError
+from router.errors import ConfigError, DataError
 from training.commands import train
 from training.compare_command import compare
 from training.data import TRAIN, VAL, read_tables
@@ -171,3 +172,72 @@ def test_a_full_disk_is_named_and_leaves_what_was_there(tmp_path: Path) -> None:
     assert "out.json: File too large" in file
     assert names.endswith("out.json policy.json state.safetensors")
     assert names.count(".json") == 3  # the one result, and nothing half
+
+
+@pytest.mark.parametrize("value", ["good", "0,5"])
+def test_a_score_that_is_no_number_is_named_by_row_and_column(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "theirs.csv"
+    path.write_text(f'prompt,model,score\none,a,1\ntwo,a,"{value}"\n')
+    with pytest.raises(DataError, match=rf"theirs\.csv, row 2, column 'score': '{value}' is not a number"):
+        read_tables([path])
+
+
+def test_two_tables_of_one_name_are_refused_where_each_is_judged(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    paths = [write_csv(tmp_path / "some.csv", rows(60)), write_csv(tmp_path / "other" / "some.csv", rows(60))]
+    with pytest.raises(ConfigError, match=r"has the same name, 'some'"):
+        run(train, "--data", paths[0], "--data", paths[1], "--policy", "static", "--out", tmp_path / "made")
+
+
+def test_what_is_read_is_not_written_over(run: Callable[..., Result], tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "some.csv", rows(60))
+    before, made = data.read_bytes(), tmp_path / "made"
+    run(train, "--data", data, "--policy", "static", "--out", made)
+    for command, *args in (
+        (train, "--policy", "static", "--out", made, "--json", data),
+        (evaluate_command, "--artifact", made, "--json", data),
+        (compare, "--policies", "static", "--json", data),
+        (
+            evaluate_command,
+            "--artifact",
+            made,
+            "--predictions",
+            tmp_path / "x.parquet",
+            "--json",
+            tmp_path / "x.parquet",
+        ),
+    ):
+        with pytest.raises(ConfigError, match="would be written over"):
+            run(command, "--data", data, *args)
+    with pytest.raises(ConfigError, match=r"ends in \.parquet"):
+        run(evaluate_command, "--data", data, "--artifact", made, "--predictions", tmp_path / "rows.csv")
+    assert data.read_bytes() == before
+
+
+def test_a_device_and_a_link_stay_what_they_are(run: Callable[..., Result], tmp_path: Path) -> None:
+    data, link, target = write_csv(tmp_path / "some.csv", rows(60)), tmp_path / "link", tmp_path / "target"
+    link.symlink_to(target)
+    run(train, "--data", data, "--policy", "static", "--out", tmp_path / "made", "--json", link)
+    assert link.is_symlink() and target.read_text().startswith("{")
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    run(train, "--data", data, "--policy", "static", "--out", tmp_path / "made", "--json", fifo)
+    assert os.read(reader, 1) == b"{" and fifo.is_fifo()
+    os.close(reader)
+
+
+def test_studies_that_nobody_would_see_are_not_made(run: Callable[..., Result], tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "some.csv", rows(60))
+    run(train, "--data", data, "--policy", "static", "--out", tmp_path / "made")
+    with pytest.raises(ConfigError, match=r"--report FILE\.html or --json FILE"):
+        run(evaluate_command, "--data", data, "--artifact", tmp_path / "made", "--studies", "cost")
+
+
+def test_too_few_prompts_and_none_held_out_are_said(run: Callable[..., Result], tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "some.csv", [row | {"split": "train"} for row in rows(60)])
+    result = run(train, "--data", data, "--policy", "static", "--out", tmp_path / "made")
+    assert "no evidence for floors: that takes 100 prompts" in result.stderr
+    assert "not judged: there are no rows of the split 'val'" in result.stderr

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from router.artifact import EncoderStamp, load, save
-from router.errors import ArtifactError, DataError
+from router.errors import ArtifactError, ConfigError, DataError
 from training.data import Table, read_tables
 from training.export_command import export
 from training.fit import build, fit
@@ -235,10 +235,11 @@ def test_a_policy_that_reads_no_query_is_exported_too(constant: Path, tmp_path: 
     assert json.loads(out.with_suffix(".json").read_text())["encoder"] is None
 
 
-def test_the_arrays_may_not_take_the_cards_name(artifact: Path, tmp_path: Path) -> None:
-    error = failed(export, artifact, "--out", tmp_path / "policy.json")
-    assert isinstance(error, DataError)
-    assert "is the card's" in str(error)
+@pytest.mark.parametrize("name", ["policy.json", "policy.csv", "policy"])
+def test_a_name_says_what_is_in_the_file(artifact: Path, tmp_path: Path, name: str) -> None:
+    error = failed(export, artifact, "--out", tmp_path / name)
+    assert isinstance(error, ConfigError)
+    assert "expected a name that ends in .npz" in str(error)
 
 
 def test_a_folder_that_cannot_be_written_is_named(artifact: Path, tmp_path: Path) -> None:
