@@ -253,7 +253,7 @@ def _message_of(body: bytes) -> str:
 
 
 def _arguments(text: str) -> Any:
-    """A call's input. What is no JSON object stays readable under the key that Anthropic's documentation names."""
+    """A call's input. What is no JSON object stays readable, wrapped as Anthropic's documentation advises."""
     if not text.strip():
         return {}
     try:
