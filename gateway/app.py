@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from gateway.chat import Chat, Exchange
 from gateway.errors import Failure, describe, failure, internal
+from gateway.messages import Messages, anthropic_failure
 from gateway.service import Service
 from gateway.surfaces import api
 from gateway.wire import ClientGone
@@ -20,17 +21,22 @@ from router.experts.pool import PoolError
 
 log = logging.getLogger("pointsman")
 CHAT_PATH = "/v1/chat/completions"
+MESSAGES_PATH = "/v1/messages"
 SURFACES = ("embeddings", "route", "models")  # whose failures are counted
 
 
 class Application(FastAPI):
-    """FastAPI with one path taken out in front of it, before its middlewares: chat completions are the hot path."""
+    """FastAPI with two paths taken out in front of it, before its middlewares: chat completions are the hot path,
+    and messages go the same way."""
 
     chat: Chat
+    messages: Messages
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http" and scope["path"] == CHAT_PATH and scope["method"] == "POST":
             await self.chat(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] == MESSAGES_PATH and scope["method"] == "POST":
+            await self.messages(scope, receive, send)
         else:
             await self._other(scope, receive, send)
 
@@ -58,6 +64,7 @@ def create_app(settings: Settings) -> Application:
     app = Application(title="Pointsman", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = service
     app.chat = Chat(service)
+    app.messages = Messages(service)
     app.include_router(api)
     app.add_exception_handler(PointsmanError, _ours)
     app.add_exception_handler(PoolError, _ours)
@@ -87,6 +94,8 @@ def _respond(request: Request, answer: Failure) -> Response:
     surface = request.url.path.removeprefix("/v1/")
     if surface in SURFACES:
         service.metrics.answered(surface, "", answer.status)
+    if request.url.path == MESSAGES_PATH:
+        answer = anthropic_failure(answer, exchange.request_id)
     response = Response(answer.body, answer.status, media_type="application/json")
     response.raw_headers.extend([*exchange.headers(), *answer.headers])
     return response
@@ -113,7 +122,7 @@ async def _gone(request: Request, _: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    there = request.url.path == CHAT_PATH  # which is no route of FastAPI's
+    there = request.url.path in (CHAT_PATH, MESSAGES_PATH)  # which are no routes of FastAPI's
     if error.status_code == 404 and not there:
         return _respond(request, failure(404, f"no such path: {request.url.path[:200]}", code="path_not_found"))
     if error.status_code == 405 or there:
@@ -134,7 +143,7 @@ def _document_chat(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         schema = build()
-        body = {
+        body: dict[str, Any] = {
             "type": "object",
             "required": ["model", "messages"],
             "properties": {
@@ -150,6 +159,19 @@ def _document_chat(app: FastAPI) -> None:
                 "operationId": "chat_completions",
                 "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
                 "responses": {"200": {"description": "OpenAI's chat completion or its event stream"}},
+            }
+        }
+        messages = {
+            **body,
+            "required": [*body["required"], "max_tokens"],
+            "properties": {**body["properties"], "max_tokens": {"type": "integer", "minimum": 1}},
+        }
+        schema["paths"][MESSAGES_PATH] = {
+            "post": {
+                "summary": "Anthropic's Messages API in front of the same experts; streaming and not",
+                "operationId": "messages",
+                "requestBody": {"required": True, "content": {"application/json": {"schema": messages}}},
+                "responses": {"200": {"description": "Anthropic's message or its event stream"}},
             }
         }
         return schema

@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -34,6 +34,7 @@ from router.types import Decision, Usage, Wishes
 log = logging.getLogger("pointsman")
 
 SURFACE = "chat/completions"
+Parse = Callable[[bytes, Sequence[tuple[bytes, bytes]], Sequence[str]], ChatRequest]
 LEAST_PATIENCE_S = 1.0
 MARGIN_S = 0.5  # taken off the client's own read timeout, so that our answer comes before it gives up
 _REQUEST_ID = re.compile(rb"[\w.\-]{1,128}")
@@ -113,8 +114,11 @@ class Exchange:
 class Chat:
     """The ASGI application of the chat surface."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, *, surface: str = SURFACE, parse: Parse = parse_chat) -> None:
+        """`surface` is what metrics call it; `parse` reads the body of a request."""
         self._service = service
+        self._surface = surface
+        self._parse = parse
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         service = self._service
@@ -123,7 +127,7 @@ class Chat:
         try:
             exchange.caller = service.keyring.caller(scope["headers"])
             data = await read_body(scope["headers"], receive, service.settings.limits.body_bytes)
-            request = parse_chat(data, scope["headers"], service.chat_experts)
+            request = self._parse(data, scope["headers"], service.chat_experts)
             await until_gone(self._answer(exchange, request, scope["headers"], send), receive)
         except asyncio.CancelledError:
             await self._stopped(exchange, send)
@@ -196,7 +200,7 @@ class Chat:
         most = service.router.expected_length(expert, exchange.most_tokens)
         usage = Usage(call.input_tokens, min(written, round(most)), estimated=True)
         service.meter(expert, usage, ok=True, ttft_s=waited_s, took_s=waited_s, streamed=False)
-        service.metrics.answered(SURFACE, expert, 499)
+        service.metrics.answered(self._surface, expert, 499)
 
     def _patience_s(self, headers: Headers) -> float:
         """How long all attempts together may take: our limit, or the client's own read timeout if that is less."""
@@ -239,7 +243,7 @@ class Chat:
             *answer.headers,
         ]
         self._service.metrics.overhead_s.observe(exchange.overhead_s())
-        self._service.metrics.answered(SURFACE, served.expert, 200)
+        self._service.metrics.answered(self._surface, served.expert, 200)
         exchange.started = True
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -286,7 +290,7 @@ class Chat:
                 service.meter(
                     served.expert, stream.usage, ok=ok, ttft_s=stream.ttft_s, took_s=took_s, streamed=True
                 )
-                service.metrics.answered(SURFACE, served.expert, status)
+                service.metrics.answered(self._surface, served.expert, status)
 
     async def _stopped(self, exchange: Exchange, send: Any) -> None:
         """The gateway stops and the time for what was under way is over: the caller is told, not cut off."""
@@ -301,7 +305,7 @@ class Chat:
 
     async def _refuse(self, exchange: Exchange, failure: Failure, what: str, send: Any) -> None:
         expert = exchange.attempts[-1].expert if exchange.attempts else ""
-        self._service.metrics.answered(SURFACE, expert, failure.status)
+        self._service.metrics.answered(self._surface, expert, failure.status)
         level = (
             logging.INFO if failure.status < 500 else logging.ERROR if failure.status == 500 else logging.WARNING
         )

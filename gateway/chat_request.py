@@ -90,7 +90,11 @@ class ChatRequest:
 
 def parse_chat(data: bytes, headers: Sequence[tuple[bytes, bytes]], experts: Sequence[str]) -> ChatRequest:
     """Raises `InvalidRequest` naming the field, or `UnknownModel` listing what there is."""
-    body = parse_object(data)
+    return read_chat(parse_object(data), headers, experts)
+
+
+def read_chat(body: dict[str, Any], headers: Sequence[tuple[bytes, bytes]], experts: Sequence[str]) -> ChatRequest:
+    """As `parse_chat`, of a body that is parsed; takes `routing` out of it."""
     routing = body.pop("routing", None)
     _check_types(body)
     messages = body.get("messages")

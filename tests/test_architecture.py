@@ -57,6 +57,7 @@ BASE = {
     "gateway": {
         "errors", "auth", "metrics", "wire", "protocol", "service",
         "chat_request", "chat", "embeddings", "surfaces", "preview", "doctor", "app", "server",
+        "anthropic_request", "anthropic_answer", "messages",
     },
 }  # fmt: skip
 #: Costs seconds or is an extra: imported by the function that needs it, never at the top of a module.
