@@ -13,6 +13,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from router.errors import ConfigError
 from router.types import Capability, Preference, Tier
 
+#: Where under `auth` a wrong value may be shown: it is no secret.
+LIMITS_OF_KEYS = (("auth", "limits"), ("auth", "budget"))
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w.\-/@:+]+$")]
@@ -288,7 +290,7 @@ def _expected(error: Any) -> str:
     value = error.get("input")
     # a header or a mapping may hold a secret that was put where only its place belongs
     places = {"headers", "api_key", "keys", "password", "auth", "url"}
-    secret = places & set(error["loc"]) and not {"limits", "budget"} & set(error["loc"])
+    secret = places & set(error["loc"]) and error["loc"][:1] + error["loc"][3:4] not in LIMITS_OF_KEYS
     if secret or not isinstance(value, str | int | float | None) or error["type"] == "missing":
         return message
     return f"{message}, got {value!r}"

@@ -130,6 +130,35 @@ def test_a_failed_call_gives_back_what_it_reserved(alone: World) -> None:
     assert ask(client(gateway)).status_code == 200
 
 
+def test_a_stream_that_is_left_is_settled_to_what_was_written(alone: World) -> None:
+    alone.small.script(upstream.streams(*map(upstream.sse, upstream.HELLO[:3]), then=upstream.Wire.until_gone))
+    gateway = alone.start(auth=keys(budget={"usd": 1, "per": "day", "warn_at": 0}))
+    stream = client(gateway).chat.completions.create(model="small", messages=HELLO, stream=True)  # type: ignore[arg-type,call-overload]
+    next(iter(stream))
+    stream.close()
+    until(lambda: gateway.metric("pointsman_cost_usd_total") > 0, "billing")
+    until(lambda: not gateway.busy(), "the end")
+    settled(gateway)
+    spent = float(ask(client(gateway)).headers["x-pointsman-budget-warning"].split("$")[1].split()[0])
+    # what the stream came to, and what this request is expected to take: 104 millionths and a little
+    assert 0 < spent - gateway.metric("pointsman_cost_usd_total") < 0.000125
+
+
+def test_embeddings_count_too(alone: World) -> None:
+    embedder = {**alone.settings["experts"][0], "name": "embedder", "serves": "embeddings", "tier": None}
+    alone.settings["experts"].append(embedder)
+    data = [{"object": "embedding", "index": 0, "embedding": [0.5]}]
+    usage = {"prompt_tokens": 3, "total_tokens": 3}
+    alone.small.script(upstream.answers({"object": "list", "data": data, "model": "up-model", "usage": usage}))
+    gateway = alone.start(auth=keys(limits={"requests_per_minute": 1}))
+    caller = client(gateway)
+    caller.embeddings.create(model="embedder", input="hello", encoding_format="float")
+    with pytest.raises(openai.RateLimitError, match="1 requests per minute"):
+        caller.embeddings.create(model="embedder", input="hello", encoding_format="float")
+    with pytest.raises(openai.RateLimitError, match="1 requests per minute"):
+        ask(caller)
+
+
 def test_a_routed_request_passes_over_an_expert_at_its_limit(alone: World) -> None:
     experts = alone.settings["experts"]
     alone.settings["experts"] = [experts[0], {**experts[1], "limits": {"requests_per_minute": 1}}]
