@@ -18,6 +18,7 @@ import orjson
 
 from gateway.chat_request import ChatRequest, parse_chat
 from gateway.errors import Failure, describe, failure, internal, stream_error
+from gateway.reserving import Bill, reserve
 from gateway.service import Service
 from gateway.wire import JSON, ClientGone, Headers, read_body, send_failure, until_gone
 from router.errors import (
@@ -47,6 +48,7 @@ class Exchange:
     __slots__ = (
         "attempts",
         "began",
+        "bill",
         "call",
         "caller",
         "decision",
@@ -75,6 +77,7 @@ class Exchange:
         self.started = False  # an answer's first byte is on its way
         self.most_tokens: int | None = None
         self.wishes: Wishes | None = None
+        self.bill: Bill | None = None  # where limits or budgets are configured
 
     def failures(self) -> str:
         """What came of the experts that were asked in vain, for the log."""
@@ -87,12 +90,22 @@ class Exchange:
         """What every answer carries, errors too."""
         took_ms = (time.perf_counter() - self.began) * 1e3
         overhead_ms = took_ms - self.upstream_s * 1e3
-        return [
+        headers = [
             (b"x-request-id", self.request_id.encode()),
             (b"openai-processing-ms", b"%d" % took_ms),
             (b"x-pointsman-overhead-ms", b"%.3f" % overhead_ms),
             (b"x-pointsman-attempts", b"%d" % len(self.attempts)),
         ]
+        if self.bill is not None:
+            headers += self.bill.headers()
+        return headers
+
+    def passed_on(self, upstreams: Sequence[tuple[bytes, bytes]]) -> Sequence[tuple[bytes, bytes]]:
+        """The upstream's headers that callers read: its limits only where the gateway has none of that kind."""
+        if self.bill is None:
+            return upstreams
+        ours = {name for name, _ in self.bill.headers()}
+        return [(name, value) for name, value in upstreams if name not in ours]
 
     def routed(self, expert: str, cost_nano: int) -> Headers:
         """What a routed answer carries on top."""
@@ -146,13 +159,19 @@ class Chat:
             else:
                 await self._refuse(exchange, internal(), what, send)
         finally:
+            if exchange.bill is not None:
+                exchange.bill.settle(service)
             service.metrics.in_flight.dec()
 
     async def _answer(self, exchange: Exchange, request: ChatRequest, headers: Headers, send: Any) -> None:
         service = self._service
         exchange.wishes = request.wishes
         exchange.wants_stream, exchange.most_tokens = request.stream, request.max_output_tokens
-        exchange.decision = decision = await decide(service, request, exchange.caller)
+        decision = await decide(service, request, exchange.caller)
+        if service.admission is not None:
+            exchange.bill = Bill()
+            decision = await reserve(service, exchange.bill, request, decision, exchange.caller)
+        exchange.decision = decision
         call = Call(
             surface=SURFACE,
             body=request.body,
@@ -199,7 +218,9 @@ class Chat:
         written = 0 if exchange.wants_stream else int(writing_s / (load.token_s or spec.token_s))
         most = service.router.expected_length(expert, exchange.most_tokens)
         usage = Usage(call.input_tokens, min(written, round(most)), estimated=True)
-        service.meter(expert, usage, ok=True, ttft_s=waited_s, took_s=waited_s, streamed=False)
+        cost_nano = service.meter(expert, usage, ok=True, ttft_s=waited_s, took_s=waited_s, streamed=False)
+        if exchange.bill is not None:
+            exchange.bill.add(expert, usage, cost_nano)
         service.metrics.answered(self._surface, expert, 499)
 
     def _patience_s(self, headers: Headers) -> float:
@@ -226,6 +247,8 @@ class Chat:
         cost_nano = self._service.meter(
             served.expert, answer.usage, ok=True, ttft_s=answer.ttft_s, took_s=served.took_s, streamed=False
         )
+        if exchange.bill is not None:
+            exchange.bill.add(served.expert, answer.usage, cost_nano)
         body = answer.body
         assert exchange.decision is not None and exchange.wishes is not None
         if exchange.wishes.explain and body.endswith(b"}"):
@@ -240,7 +263,7 @@ class Chat:
             (b"content-length", b"%d" % len(body)),
             *exchange.headers(),
             *exchange.routed(served.expert, cost_nano),
-            *answer.headers,
+            *exchange.passed_on(answer.headers),
         ]
         self._service.metrics.overhead_s.observe(exchange.overhead_s())
         self._service.metrics.answered(self._surface, served.expert, 200)
@@ -261,7 +284,7 @@ class Chat:
             *_EVENTS,
             *exchange.headers(),
             *exchange.routed(served.expert, spec.price.cost_nano(expected)),
-            *stream.headers,
+            *exchange.passed_on(stream.headers),
         ]
         service.metrics.overhead_s.observe(exchange.overhead_s())
         exchange.streaming = True
@@ -287,9 +310,12 @@ class Chat:
                 await stream.aclose()
             finally:  # billed even if the caller leaves now
                 took_s = stream.ttft_s + time.perf_counter() - began
-                service.meter(
-                    served.expert, stream.usage, ok=ok, ttft_s=stream.ttft_s, took_s=took_s, streamed=True
+                usage = stream.usage
+                cost_nano = service.meter(
+                    served.expert, usage, ok=ok, ttft_s=stream.ttft_s, took_s=took_s, streamed=True
                 )
+                if exchange.bill is not None:
+                    exchange.bill.add(served.expert, usage, cost_nano)
                 service.metrics.answered(self._surface, served.expert, status)
 
     async def _stopped(self, exchange: Exchange, send: Any) -> None:

@@ -12,6 +12,7 @@ from router.errors import (
     ExpertError,
     NoExpertFits,
     NoHealthyExpert,
+    OverLimit,
     PointsmanError,
     RequestError,
     UnknownModel,
@@ -65,7 +66,18 @@ def describe(error: PointsmanError | PoolError) -> Failure:
         answer = failure(503, str(error), code="no_healthy_expert")
         answer.headers.extend(_retry_after(error.retry_after_s))
         return answer
+    if isinstance(error, OverLimit):
+        return _over_limit(error)
     return internal()
+
+
+def _over_limit(error: OverLimit) -> Failure:
+    if error.budget:
+        body = {"message": str(error), "type": "insufficient_quota", "param": None, "code": "budget_exceeded"}
+        return Failure(429, orjson.dumps({"error": body}), [_NO_RETRY])
+    answer = failure(429, str(error), code="rate_limit_exceeded")
+    answer.headers.extend([_NO_RETRY] if error.retry_after_s is None else _retry_after(error.retry_after_s))
+    return answer
 
 
 def internal() -> Failure:

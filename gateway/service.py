@@ -25,6 +25,8 @@ from router.expert_names import columns
 from router.experts.base import Expert
 from router.experts.pool import Pool
 from router.experts.prices import PriceMap, describe
+from router.ledger.admission import Admission
+from router.ledger.caps import Caps
 from router.ledger.ledger import Ledger
 from router.router import PolicyInUse, Router
 from router.types import Entry, ExpertSpec, Usage
@@ -91,6 +93,9 @@ class Service:
             raise ConfigError("experts: none of them serves chat and is enabled")
         self.metrics = Metrics(self.pool.experts)
         self.ledger = Ledger(settings.ledger)
+        caps = Caps(settings)
+        #: None where nothing is limited: then no request asks Redis for anything.
+        self.admission = Admission(caps, self.ledger.client, settings.ledger.wait_ms / 1e3) if caps.any() else None
         self.metrics.watch_ledger(lambda: not self.ledger.degraded, lambda: self.ledger.owed)
         self.encoder: Encoder | None = None
         self.ready = False
@@ -117,11 +122,15 @@ class Service:
             if isinstance(error, ExceptionGroup):
                 raise error.exceptions[0] from None
             raise
+        if self.admission is not None:
+            await self.admission.open()
         self.ready = True
 
     async def close(self) -> None:
         self.ready = False
         await self.pool.close()
+        if self.admission is not None:
+            await self.admission.close()
         await self.ledger.close()
         if self.encoder is not None:
             await asyncio.to_thread(self.encoder.close)

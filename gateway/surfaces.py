@@ -11,11 +11,14 @@ from gateway.chat import Exchange, decide, decision_json
 from gateway.chat_request import ROUTED, parse_chat
 from gateway.embeddings import SURFACE, call_of, encode_locally, parse_embeddings
 from gateway.metrics import CONTENT_TYPE
+from gateway.reserving import Bill
 from gateway.service import Service
 from gateway.wire import read_body, until_gone
 from router.errors import UnknownModel
+from router.experts.base import Call
 from router.experts.pool import PoolError
 from router.router import callers_choice
+from router.types import Usage
 
 api = APIRouter()
 
@@ -130,7 +133,6 @@ async def embeddings(body: Body, request: Request, service: In, exchange: Known)
     """OpenAI's embeddings, from an embedding expert or the local encoder."""
     encoder = service.encoder
     parsed = parse_embeddings(body, service.embedding_experts, encoder.name if encoder is not None else None)
-    began = time.perf_counter()
     if parsed.expert is None:
         assert encoder is not None
         vectors = await encode_locally(parsed, encoder)
@@ -138,12 +140,26 @@ async def embeddings(body: Body, request: Request, service: In, exchange: Known)
         return answer(vectors, exchange)
     call = call_of(parsed, service, exchange.request_id)
     exchange.decision = callers_choice(parsed.expert)
+    if service.admission is not None:
+        exchange.bill = Bill()
+        cost_nano = service.pool.experts[parsed.expert].spec.price.cost_nano(Usage(parsed.input_tokens))
+        name = exchange.decision.id
+        await exchange.bill.reserve(service, name, exchange.caller, parsed.expert, parsed.input_tokens, cost_nano)
     try:
-        asking = service.pool.ask(call, [parsed.expert], attempts=1, streaming=False)
+        return await _embedded(parsed.expert, call, service, exchange, request)
+    finally:
+        if exchange.bill is not None:
+            exchange.bill.settle(service)
+
+
+async def _embedded(expert: str, call: Call, service: Service, exchange: Exchange, request: Request) -> Response:
+    began = time.perf_counter()
+    try:
+        asking = service.pool.ask(call, [expert], attempts=1, streaming=False)
         served = await until_gone(asking, request.receive)
     except PoolError as error:
         exchange.attempts = error.attempts
-        service.missed(parsed.expert, error.last.kind)
+        service.missed(expert, error.last.kind)
         raise
     finally:
         exchange.upstream_s = time.perf_counter() - began
@@ -157,6 +173,8 @@ async def embeddings(body: Body, request: Request, service: In, exchange: Known)
         took_s=exchange.upstream_s,
         streamed=False,
     )
+    if exchange.bill is not None:
+        exchange.bill.add(served.expert, served.answer.usage, cost_nano)
     service.metrics.answered(SURFACE, served.expert, 200)
     response = answer(served.answer.body, exchange)
     response.raw_headers.extend(exchange.routed(served.expert, cost_nano))

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from router.errors import ConfigError
 from router.types import Capability, Preference, Tier
 
+#: Where under `auth` a wrong value may be shown: it is no secret.
+LIMITS_OF_KEYS = (("auth", "limits"), ("auth", "budget"))
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w.\-/@:+]+$")]
@@ -53,6 +55,46 @@ class Secret(Section):
         return value
 
 
+class RateSettings(Section):
+    """Rate limits of a key, an expert or the gateway, over all replicas; None: no limit."""
+
+    requests_per_minute: int | None = Field(None, ge=1, le=10**9)
+    tokens_per_minute: int | None = Field(None, ge=1, le=10**12, description="input and output together")
+    concurrency: int | None = Field(None, ge=1, le=10**6, description="requests at once")
+
+
+class BudgetSettings(Section):
+    """At most `usd` per UTC calendar day, week (from Monday) or month, or in the last `rolling_hours`."""
+
+    usd: float = Field(gt=0, le=1e9, allow_inf_nan=False)
+    per: Literal["day", "week", "month"] | None = None
+    rolling_hours: int | None = Field(None, ge=1, le=8784)
+    warn_at: float = Field(0.8, ge=0, le=1, description="share of `usd` from which answers carry a warning")
+    on_exhausted: Literal["refuse", "cheapest"] = "refuse"
+
+    @model_validator(mode="after")
+    def _one_period(self) -> "BudgetSettings":
+        if (self.per is None) == (self.rolling_hours is None):
+            raise ValueError("give exactly one of `per` (day, week or month) or `rolling_hours`")
+        return self
+
+
+def _listed(given: Any) -> Any:
+    return [given] if isinstance(given, dict) else given
+
+
+def _distinct(budgets: tuple[BudgetSettings, ...]) -> tuple[BudgetSettings, ...]:
+    periods = [budget.per or f"{budget.rolling_hours} hours" for budget in budgets]
+    for period in periods:
+        if periods.count(period) > 1:
+            raise ValueError(f"two budgets per {period}; keep one")
+    return budgets
+
+
+#: One budget, or a list of several that all hold.
+Budgets = Annotated[tuple[BudgetSettings, ...], BeforeValidator(_listed), AfterValidator(_distinct)]
+
+
 class PriceSettings(Section):
     """USD per million tokens."""
 
@@ -76,6 +118,8 @@ class ExpertBase(Section):
     capabilities: frozenset[Capability] | None = None
     tier: Tier | None = Field(None, description="what the default policy takes it for until you train your own")
     like: str | None = Field(None, description="a model that the policy's artifact knows")
+    limits: RateSettings = RateSettings()
+    budget: Budgets = ()
     ttft_s: Seconds = 0.5
     token_s: Seconds = 0.02
     first_byte_timeout_s: Seconds = 300.0
@@ -140,12 +184,15 @@ class LedgerSettings(Section):
     data_dir: Path | None = Field(None, description="of the embedded server; default: the user's data directory")
     half_life_s: Seconds = 300.0
     flush_ms: float = Field(5.0, ge=1, le=1000)
+    wait_ms: float = Field(5.0, gt=0, le=1000, description="for limits and budgets; then from memory")
 
 
 class KeySettings(Secret):
     """One API key that callers may use; `name` is what logs and metrics call it."""
 
     name: Name
+    limits: RateSettings = RateSettings()
+    budget: Budgets = ()
 
 
 class AuthSettings(Section):
@@ -153,7 +200,9 @@ class AuthSettings(Section):
     allow_anonymous: bool = False
 
 
-class LimitSettings(Section):
+class LimitSettings(RateSettings):
+    """Of the whole gateway: the rate limits count all keys together."""
+
     body_bytes: int = Field(8 * 1024 * 1024, ge=1024)
     timeout_s: Seconds = Field(600.0, description="all attempts of one request together")
     attempts: int = Field(3, ge=1, le=10, description="experts asked for one request")
@@ -171,6 +220,7 @@ class Settings(Section):
     ledger: LedgerSettings = LedgerSettings()
     auth: AuthSettings = AuthSettings()
     limits: LimitSettings = LimitSettings()
+    budget: Budgets = ()
 
     @model_validator(mode="after")
     def _safe_and_distinct(self) -> "Settings":
@@ -183,6 +233,11 @@ class Settings(Section):
         reserved = sorted(name for name in names if name == "auto" or name.startswith("auto:"))
         if reserved:
             raise ValueError(f"experts: {reserved[0]!r} is a routed name, not an expert's")
+        kept: dict[str, KeySettings] = {}
+        for key in self.auth.keys:
+            other = kept.setdefault(key.name, key)
+            if (key.limits, key.budget) != (other.limits, other.budget):
+                raise ValueError(f"auth.keys: two keys are called {key.name!r}, with different limits or budgets")
         if self.host not in LOOPBACK and not self.auth.keys and not self.auth.allow_anonymous:
             raise ValueError(
                 f"auth.keys: host {self.host!r} can be reached from other machines and there is no API key; "
@@ -234,7 +289,8 @@ def _expected(error: Any) -> str:
         return "a secret is never written here: give {env: VARIABLE} or {file: PATH}"
     value = error.get("input")
     # a header or a mapping may hold a secret that was put where only its place belongs
-    secret = {"headers", "api_key", "keys", "password", "auth", "url"} & set(error["loc"])
+    places = {"headers", "api_key", "keys", "password", "auth", "url"}
+    secret = places & set(error["loc"]) and error["loc"][:1] + error["loc"][3:4] not in LIMITS_OF_KEYS
     if secret or not isinstance(value, str | int | float | None) or error["type"] == "missing":
         return message
     return f"{message}, got {value!r}"

@@ -11,6 +11,7 @@
     │   ├── UnknownModel       no such expert or routed name
     │   ├── NoExpertFits       no expert can take the request, or none within its limits
     │   └── BodyTooLarge       over the configured size
+    ├── OverLimit          a rate limit or a budget is used up
     ├── NoHealthyExpert    every expert that could answer is resting after failures
     └── ExpertError        an expert failed; `kind` says how, `retryable` whether another may be asked
 
@@ -101,6 +102,28 @@ class NoHealthyExpert(PointsmanError):
     def __init__(self, experts: list[str], retry_after_s: float) -> None:
         super().__init__(f"resting after failures: {', '.join(experts)}")
         self.retry_after_s = retry_after_s
+
+
+class OverLimit(PointsmanError):
+    """A rate limit or a `budget` is used up. `retry_after_s` is None where the request never fits.
+
+    `expert` is whose limit it is, if it is an expert's; `cheapest`: the cheapest expert that still fits may answer.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        budget: bool,
+        retry_after_s: float | None,
+        expert: str | None = None,
+        cheapest: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.budget = budget
+        self.retry_after_s = retry_after_s
+        self.expert = expert
+        self.cheapest = cheapest
 
 
 class ExpertError(PointsmanError):

@@ -42,7 +42,7 @@ BASE = {
         "example", "replay", "reply", "script",  # the parts of a simulated answer
     },
     "router/steps": {"base"},
-    "router/ledger": {"embedded", "outbox", "script", "store"},
+    "router/ledger": {"embedded", "outbox", "script", "store", "caps", "caps_script", "share"},
     "policies": set(),
     "training": {
         "interval", "metrics", "reliability", "report", "resamples", "slices", "evaluation",  # figures and reports
@@ -56,7 +56,7 @@ BASE = {
     "training/page": {"theme", "elements", "forest", "verdict", "report_charts", "report_section", "study_section"},
     "gateway": {
         "errors", "auth", "metrics", "wire", "protocol", "service",
-        "chat_request", "chat", "embeddings", "surfaces", "preview", "doctor", "app", "server",
+        "chat_request", "reserving", "chat", "embeddings", "surfaces", "preview", "doctor", "app", "server",
         "anthropic_request", "anthropic_answer", "messages",
     },
 }  # fmt: skip

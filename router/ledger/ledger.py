@@ -22,6 +22,7 @@ import logging
 import time
 import uuid
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from router.config import LedgerSettings
 from router.errors import LedgerError, PointsmanError
@@ -29,6 +30,9 @@ from router.ledger.embedded import EmbeddedServer
 from router.ledger.outbox import Outbox
 from router.ledger.store import Forgotten, Store, Unreachable, connect, masked
 from router.types import Entry, Load
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
 
 HEARTBEAT_S = 1.0
 RETRY_FIRST_S = 0.1
@@ -150,13 +154,15 @@ class Ledger:
             raise LedgerError("the ledger is not open")
         return self._store
 
-    def _connect(self) -> Store:
+    def client(self) -> "Redis":
+        """A new client of the ledger's Redis; nothing is sent yet, and whoever asks for it closes it."""
         settings = self._settings
         url = f"unix://{self._server.socket}" if self._server else settings.url
         password = settings.password.read("ledger.password") if settings.password else None
-        return Store(
-            connect(url, None if self._server else password), self._where, self._replica, settings.half_life_s
-        )
+        return connect(url, None if self._server else password)
+
+    def _connect(self) -> Store:
+        return Store(self.client(), self._where, self._replica, self._settings.half_life_s)
 
     async def _let_go(self) -> None:
         if self._store:

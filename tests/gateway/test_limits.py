@@ -1,0 +1,200 @@
+"""Limits and budgets through a running gateway, with OpenAI's client."""
+
+from typing import Any
+
+import openai
+import pytest
+import upstream
+from redis_process import RedisProcess
+from serving import HELLO, Gateway, World, until
+
+KEYS = {"POINTSMAN_TEST_A": "key-a", "POINTSMAN_TEST_B": "key-b"}
+
+
+@pytest.fixture(autouse=True)
+def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+
+
+def keys(**first: Any) -> dict[str, Any]:
+    """Two keys; the first has these limits."""
+    return {"keys": [{"name": "a", "env": "POINTSMAN_TEST_A", **first}, {"name": "b", "env": "POINTSMAN_TEST_B"}]}
+
+
+@pytest.fixture
+def alone(world: World, redis_process: RedisProcess) -> World:
+    """A world with a Redis of its own, and time to wait for it on a busy machine."""
+    world.settings["ledger"] = {"url": redis_process.url, "wait_ms": 1000}
+    return world
+
+
+def client(gateway: Gateway, key: str = "key-a") -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=key, max_retries=0)
+
+
+def ask(caller: openai.OpenAI, model: str = "small", **more: Any) -> Any:
+    return caller.chat.completions.with_raw_response.create(model=model, messages=HELLO, **more)  # type: ignore[call-overload]
+
+
+def settled(gateway: Gateway) -> None:
+    admission = gateway.service.admission
+    assert admission is not None
+    until(lambda: not admission.owed, "settling")
+
+
+def test_requests_per_minute_hold_over_two_replicas_and_for_one_key_alone(alone: World) -> None:
+    auth = keys(limits={"requests_per_minute": 3})
+    one, two = alone.start(auth=auth), alone.start(auth=auth)
+    left = [ask(client(g)).headers["x-ratelimit-remaining-requests"] for g in (one, two, one)]
+    assert left == ["2", "1", "0"]
+    with pytest.raises(openai.RateLimitError) as refused:
+        ask(client(two))
+    error, headers = refused.value, refused.value.response.headers
+    assert error.code == "rate_limit_exceeded"
+    assert "key 'a' is at its limit of 3 requests per minute" in error.message
+    assert 50 < int(headers["retry-after"]) <= 61
+    assert 50_000 < int(headers["retry-after-ms"]) <= 60_400
+    assert headers["x-ratelimit-limit-requests"] == "3"
+    assert headers["x-ratelimit-remaining-requests"] == "0"
+    assert ask(client(two, "key-b")).status_code == 200
+    assert len(alone.small.requests) == 4
+
+
+def test_tokens_are_settled_to_those_of_the_answer(alone: World) -> None:
+    gateway = alone.start(auth=keys(limits={"tokens_per_minute": 1000}))
+    expected = int(ask(client(gateway)).headers["x-ratelimit-remaining-tokens"])
+    assert expected < 1000 - 13  # a static policy expects 50 tokens of answer
+    settled(gateway)
+    again = int(ask(client(gateway)).headers["x-ratelimit-remaining-tokens"])
+    assert again == expected - 13  # the upstream counted 11 in and 2 out
+
+
+def test_a_request_larger_than_the_limit_is_never_tried_again(alone: World) -> None:
+    gateway = alone.start(auth=keys(limits={"tokens_per_minute": 10}))
+    with pytest.raises(openai.RateLimitError) as refused:
+        ask(client(gateway))
+    assert refused.value.response.headers["x-should-retry"] == "false"
+    assert "limited to 10 tokens per minute" in refused.value.message
+
+
+def test_a_place_is_free_again_when_the_answer_is_there(alone: World) -> None:
+    gateway = alone.start(auth=keys(limits={"concurrency": 1}))
+    for _ in range(5):
+        assert ask(client(gateway)).status_code == 200
+
+
+def test_a_stream_holds_its_place_until_it_ends(alone: World) -> None:
+    alone.small.script(upstream.streams(upstream.sse(upstream.HELLO[0]), then=upstream.Wire.until_gone))
+    gateway = alone.start(auth=keys(limits={"concurrency": 1}))
+    stream = client(gateway).chat.completions.create(model="small", messages=HELLO, stream=True)  # type: ignore[arg-type,call-overload]
+    next(iter(stream))
+    with pytest.raises(openai.RateLimitError, match="1 requests at once"):
+        ask(client(gateway))
+    stream.close()
+    until(lambda: gateway.service.admission and not gateway.busy() and not gateway.service.admission.owed)
+    assert ask(client(gateway)).status_code == 200
+
+
+def test_a_spent_budget_is_not_tried_again_and_warns_before(alone: World) -> None:
+    # an answer is 11 in and 2 out of `small`: 15 millionths of a dollar; about 104 are expected
+    gateway = alone.start(auth=keys(budget={"usd": 0.000125, "per": "day", "warn_at": 0.9}))
+    first = ask(client(gateway))
+    assert "x-pointsman-budget-warning" not in first.headers
+    settled(gateway)
+    second = ask(client(gateway))
+    assert "of $0.000125 per day" in second.headers["x-pointsman-budget-warning"]
+    settled(gateway)
+    with pytest.raises(openai.RateLimitError) as refused:
+        ask(client(gateway))
+    assert (refused.value.code, refused.value.type) == ("budget_exceeded", "insufficient_quota")
+    assert refused.value.response.headers["x-should-retry"] == "false"
+    assert len(alone.small.requests) == 2
+    assert ask(client(gateway, "key-b")).status_code == 200
+
+
+def test_a_budget_on_cheapest_goes_to_the_cheapest_expert_that_fits(alone: World) -> None:
+    budget = {"usd": 0.001, "rolling_hours": 24, "on_exhausted": "cheapest"}  # `large` expects 0.0015
+    gateway = alone.start(budget=budget)
+    answer = gateway.chat("auto:best")
+    assert (answer.status_code, answer.headers["x-pointsman-expert"]) == (200, "small")
+    assert gateway.chat("large").status_code == 429
+
+
+def test_a_failed_call_gives_back_what_it_reserved(alone: World) -> None:
+    alone.small.script(upstream.refuses(400, "no"))
+    gateway = alone.start(auth=keys(budget={"usd": 0.000125, "per": "month"}))
+    with pytest.raises(openai.BadRequestError):
+        ask(client(gateway))
+    settled(gateway)
+    assert ask(client(gateway)).status_code == 200
+
+
+def test_a_stream_that_is_left_is_settled_to_what_was_written(alone: World) -> None:
+    alone.small.script(upstream.streams(*map(upstream.sse, upstream.HELLO[:3]), then=upstream.Wire.until_gone))
+    gateway = alone.start(auth=keys(budget={"usd": 1, "per": "day", "warn_at": 0}))
+    stream = client(gateway).chat.completions.create(model="small", messages=HELLO, stream=True)  # type: ignore[arg-type,call-overload]
+    next(iter(stream))
+    stream.close()
+    until(lambda: gateway.metric("pointsman_cost_usd_total") > 0, "billing")
+    until(lambda: not gateway.busy(), "the end")
+    settled(gateway)
+    spent = float(ask(client(gateway)).headers["x-pointsman-budget-warning"].split("$")[1].split()[0])
+    # what the stream came to, and what this request is expected to take: 104 millionths and a little
+    assert 0 < spent - gateway.metric("pointsman_cost_usd_total") < 0.000125
+
+
+def test_embeddings_count_too(alone: World) -> None:
+    embedder = {**alone.settings["experts"][0], "name": "embedder", "serves": "embeddings", "tier": None}
+    alone.settings["experts"].append(embedder)
+    data = [{"object": "embedding", "index": 0, "embedding": [0.5]}]
+    usage = {"prompt_tokens": 3, "total_tokens": 3}
+    alone.small.script(upstream.answers({"object": "list", "data": data, "model": "up-model", "usage": usage}))
+    gateway = alone.start(auth=keys(limits={"requests_per_minute": 1}))
+    caller = client(gateway)
+    caller.embeddings.create(model="embedder", input="hello", encoding_format="float")
+    with pytest.raises(openai.RateLimitError, match="1 requests per minute"):
+        caller.embeddings.create(model="embedder", input="hello", encoding_format="float")
+    with pytest.raises(openai.RateLimitError, match="1 requests per minute"):
+        ask(caller)
+
+
+def test_a_routed_request_passes_over_an_expert_at_its_limit(alone: World) -> None:
+    experts = alone.settings["experts"]
+    alone.settings["experts"] = [experts[0], {**experts[1], "limits": {"requests_per_minute": 1}}]
+    gateway = alone.start()
+    assert gateway.chat("auto:best").headers["x-pointsman-expert"] == "large"
+    assert gateway.chat("auto:best").headers["x-pointsman-expert"] == "small"
+    assert gateway.chat("large").status_code == 429
+
+
+def test_a_frozen_redis_costs_milliseconds_and_the_share_still_holds(
+    alone: World, redis_process: RedisProcess
+) -> None:
+    alone.settings["ledger"]["wait_ms"] = 5
+    gateway = alone.start(auth=keys(limits={"requests_per_minute": 4}))
+    caller = client(gateway)
+    ask(caller)
+    redis_process.freeze()
+    try:
+        codes = []
+        for _ in range(5):
+            try:
+                codes.append(ask(caller).status_code)
+            except openai.RateLimitError as error:
+                codes.append(error.status_code)
+        assert codes == [200, 200, 200, 429, 429]
+    finally:
+        redis_process.thaw()
+    admission = gateway.service.admission
+    assert admission is not None
+    until(lambda: not admission.degraded and not admission.owed, "Redis coming back")
+    admission._wait_s = 5.0  # from here on Redis is to answer, however busy the machine
+    with pytest.raises(openai.RateLimitError) as refused:
+        ask(caller)
+    assert refused.value.response.headers["x-ratelimit-remaining-requests"] == "0"
+
+
+def test_without_limits_nothing_asks_redis(gateway: Gateway) -> None:
+    assert gateway.service.admission is None
+    assert gateway.chat().status_code == 200

@@ -1,0 +1,266 @@
+"""Limits and budgets over several replicas and one real Redis."""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from redis_process import RedisProcess
+
+from router.config import parse_settings
+from router.errors import ConfigError, OverLimit
+from router.ledger.admission import Admission, Reservation
+from router.ledger.caps import PREFIX, Caps
+from router.ledger.caps_script import RESERVE_SHA
+from router.ledger.share import Share
+from router.ledger.store import connect
+
+DOLLAR = 10**9
+EXPERT = {"name": "x", "kind": "simulated", "price": {"input": 1, "output": 1}}
+
+
+def caps(**settings: Any) -> Caps:
+    expert = {**EXPERT, **settings.pop("expert", {})}
+    return Caps(parse_settings({"experts": [expert], **settings}))
+
+
+@contextlib.asynccontextmanager
+async def replicas(url: str, count: int, wait_s: float = 5.0, **settings: Any) -> AsyncIterator[list[Admission]]:
+    """Admissions with connections of their own; by default with time to wait on a busy machine."""
+    running = [Admission(caps(**settings), lambda: connect(url, None), wait_s) for _ in range(count)]
+    for one in running:
+        await one.open()
+    try:
+        yield running
+    finally:
+        for one in running:
+            await one.close()
+
+
+async def ask(one: Admission, name: str, tokens: int = 1, cost_nano: int = 0) -> Reservation | None:
+    reservation = one.reservation(name, "anonymous", "x", tokens, cost_nano)
+    try:
+        await one.admit(reservation)
+    except OverLimit:
+        return None
+    return reservation
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while True:
+        if condition():
+            return
+        assert time.monotonic() < deadline, "it did not happen in 20 s"
+        await asyncio.sleep(0.002)
+
+
+async def all_settled(*running: Admission) -> None:
+    await until(lambda: not any(one.owed for one in running))
+
+
+async def value(url: str, *command: Any) -> Any:
+    client = connect(url, None)
+    try:
+        return await client.execute_command(*command)
+    finally:
+        await client.aclose()
+
+
+async def spent(url: str, scope: str = "gateway") -> int:
+    return int(await value(url, "HGET", f"{PREFIX}cap:{scope}:usd:day", "spent"))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_a_budget_is_overshot_by_less_than_one_request(redis_process: RedisProcess, count: int) -> None:
+    rng, paid = random.Random(5), []
+    async with replicas(redis_process.url, count, budget={"usd": 10, "per": "day"}) as running:
+
+        async def caller(number: int) -> None:
+            for turn in range(40):
+                expected = rng.randrange(DOLLAR // 100, DOLLAR // 10)
+                one = running[number % count]
+                held = await ask(one, f"{number}:{turn}", cost_nano=expected)
+                if held is None:
+                    continue
+                await asyncio.sleep(rng.random() / 1000)
+                paid.append(expected)
+                one.settle(held, 1, expected)
+
+        await asyncio.gather(*(caller(number) for number in range(64)))
+        await all_settled(*running)
+        assert not any(one.degraded for one in running)
+        assert 9.9 * DOLLAR < sum(paid) <= 10 * DOLLAR
+        assert await spent(redis_process.url) == sum(paid)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_requests_and_tokens_hold_exactly_on_any_number_of_replicas(
+    redis_process: RedisProcess, count: int
+) -> None:
+    limits = {"requests_per_minute": 100, "tokens_per_minute": 1000}
+    async with replicas(redis_process.url, count, limits=limits) as running:
+        few = await asyncio.gather(*(ask(running[k % count], f"few{k}", tokens=5) for k in range(150)))
+        assert sum(held is not None for held in few) == 100
+        for k, held in enumerate(few):
+            if held is not None:
+                running[k % count].settle(held, 5, 0)
+        await all_settled(*running)
+        assert await value(redis_process.url, "HGET", f"{PREFIX}cap:gateway:requests", "sum") == b"100"
+        assert await value(redis_process.url, "HGET", f"{PREFIX}cap:gateway:tokens", "sum") == b"500"
+
+
+async def test_what_one_cap_refuses_is_taken_under_none(redis_process: RedisProcess) -> None:
+    limits = {"requests_per_minute": 100, "tokens_per_minute": 10, "concurrency": 50}
+    async with replicas(redis_process.url, 1, limits=limits, budget={"usd": 1, "per": "week"}) as (one,):
+        assert await ask(one, "a", tokens=10, cost_nano=7)
+        assert not await ask(one, "b", tokens=10, cost_nano=7)
+        assert await value(redis_process.url, "HGET", f"{PREFIX}cap:gateway:requests", "sum") == b"1"
+        assert await value(redis_process.url, "ZCARD", f"{PREFIX}cap:gateway:concurrency") == 1
+        assert await value(redis_process.url, "HGET", f"{PREFIX}cap:gateway:usd:week", "spent") == b"7"
+
+
+async def test_a_window_gives_back_what_has_left_it(redis_process: RedisProcess) -> None:
+    client = connect(redis_process.url, None)
+    script: Any = None
+    async with replicas(redis_process.url, 1, limits={"requests_per_minute": 1}) as (one,):
+        assert await ask(one, "loads the scripts")
+        script = RESERVE_SHA
+
+    async def reserve(name: str, amount: int) -> Any:  # a window of 60 ms, in slots of 2
+        row = ("window", 10, amount, 2, 30, "")
+        return await client.evalsha(script, 2, f"{PREFIX}reservation:{name}", f"{PREFIX}w", 60, name, *row)
+
+    began = time.monotonic()
+    taken, number = 0, 0
+    while time.monotonic() - began < 0.6:
+        number += 1
+        reply = await reserve(str(number), 1)
+        if reply[0] == b"ok":
+            taken += 1
+        else:
+            assert 0 < int(reply[2]) <= 62
+            await asyncio.sleep(0.001)
+    took = time.monotonic() - began
+    await client.aclose()
+    assert taken <= 10 * (took / 0.06 + 1)
+    assert taken > 10  # it did give back
+
+
+async def test_the_places_of_a_crashed_replica_are_free_again(
+    redis_process: RedisProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a lease's life is part of the cap: a crash is a replica that no longer renews
+    monkeypatch.setattr("router.ledger.caps.LEASE_MS", 200)
+    async with replicas(redis_process.url, 2, limits={"concurrency": 2}) as (crashed, alive):
+        assert await ask(crashed, "a")
+        assert await ask(crashed, "b")
+        assert not await ask(alive, "c")
+        await value(redis_process.url, "PERSIST", f"{PREFIX}cap:gateway:concurrency")  # the leases end, not the key
+        assert crashed._task is not None
+        crashed._task.cancel()
+        crashed._open.clear()
+        deadline = time.monotonic() + 20
+        while not await ask(alive, "d"):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.02)
+
+
+async def test_a_long_call_keeps_its_place(redis_process: RedisProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.ledger.caps.LEASE_MS", 1)
+    async with replicas(redis_process.url, 1, limits={"concurrency": 1}) as (one,):
+        held = await ask(one, "long")
+        assert held
+        key = f"{PREFIX}cap:gateway:concurrency"
+        deadline = time.monotonic() + 20
+        while not await value(redis_process.url, "ZSCORE", key, "long"):  # lost at once, and then renewed
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+        one.settle(held, 1, 0)
+        await all_settled(one)
+        assert await value(redis_process.url, "EXISTS", key) == 0
+
+
+async def test_a_replayed_settlement_counts_once(redis_process: RedisProcess) -> None:
+    async with replicas(redis_process.url, 1, budget={"usd": 1, "per": "day"}) as (one,):
+        held = await ask(one, "a", cost_nano=100)
+        assert held
+        one.settle(held, 1, 30)
+        await all_settled(one)
+        assert await spent(redis_process.url) == 30
+        for _ in range(3):
+            held.held = True
+            one.settle(held, 1, 30)
+            await all_settled(one)
+        assert await spent(redis_process.url) == 30
+
+
+async def test_a_call_admitted_while_redis_was_away_is_charged_when_it_is_back(redis_process: RedisProcess) -> None:
+    async with replicas(redis_process.url, 1, budget={"usd": 1, "per": "day"}) as (one,):
+        assert await ask(one, "a", cost_nano=DOLLAR // 2)
+        one._wait_s = 0.005
+        redis_process.kill()
+        held = [await ask(one, f"b{k}", cost_nano=DOLLAR // 10) for k in range(8)]
+        assert [reservation is not None for reservation in held] == [True] * 5 + [False] * 3
+        for reservation in held:
+            if reservation is not None:
+                one.settle(reservation, 1, DOLLAR // 20)
+        redis_process.start()
+        await all_settled(one)
+        assert await spent(redis_process.url) == DOLLAR // 2 + 5 * DOLLAR // 20
+
+
+async def test_three_replicas_take_a_third_each_while_redis_is_frozen(redis_process: RedisProcess) -> None:
+    limits = {"requests_per_minute": 30, "concurrency": 30}
+    async with replicas(redis_process.url, 3, wait_s=0.005, limits=limits) as running:
+        await until(lambda: all(one._shares.replicas == 3 for one in running))
+        redis_process.freeze()
+        try:
+            for number, one in enumerate(running):
+                answers = [await ask(one, f"{number}:{k}") for k in range(20)]
+                assert sum(held is not None for held in answers) == 10
+        finally:
+            redis_process.thaw()
+
+
+def test_a_share_of_a_calendar_budget_begins_anew_with_the_period() -> None:
+    (cap,) = caps(budget={"usd": 1, "per": "month"}).of("anonymous", "x")
+    share = Share()
+    share.tell(cap, cap.limit)
+    assert not share.has_room(cap, 1, 1, 0.0)
+    share._period = (1999, 1)
+    assert share.has_room(cap, 1, 1, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"budget": {"usd": -1, "per": "day"}}, "budget.0.usd: Input should be greater than 0, got -1"),
+        ({"budget": {"usd": 1}}, "exactly one of `per` \\(day, week or month\\) or `rolling_hours`"),
+        ({"budget": {"usd": 1, "per": "year"}}, "'day', 'week' or 'month', got 'year'"),
+        ({"budget": [{"usd": 1, "per": "day"}, {"usd": 2, "per": "day"}]}, "two budgets per day; keep one"),
+        (
+            {"limits": {"requests_per_minute": 0}},
+            "limits.requests_per_minute: .* greater than or equal to 1, got 0",
+        ),
+        ({"limits": {"rpm": 5}}, "limits.rpm: unknown key"),
+        (
+            {"auth": {"keys": [{"name": "a", "env": "A", "budget": {"usd": 0, "per": "day"}}]}},
+            "auth.keys.0.budget.0.usd: .* greater than 0, got 0",
+        ),
+        (
+            {
+                "auth": {
+                    "keys": [{"name": "a", "env": "A"}, {"name": "a", "env": "B", "limits": {"concurrency": 1}}]
+                }
+            },
+            "two keys are called 'a', with different limits or budgets",
+        ),
+    ],
+)
+def test_a_wrong_limit_stops_the_start_and_is_named(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        caps(**settings)
