@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from gateway.chat import Chat, Exchange
+from gateway.completions import Completions
 from gateway.errors import Failure, describe, failure, internal
 from gateway.service import Service
 from gateway.surfaces import api
@@ -20,6 +21,7 @@ from router.experts.pool import PoolError
 
 log = logging.getLogger("pointsman")
 CHAT_PATH = "/v1/chat/completions"
+COMPLETIONS_PATH = "/v1/completions"
 SURFACES = ("embeddings", "route", "models")  # whose failures are counted
 
 
@@ -27,10 +29,13 @@ class Application(FastAPI):
     """FastAPI with one path taken out in front of it, before its middlewares: chat completions are the hot path."""
 
     chat: Chat
+    completions: Completions
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http" and scope["path"] == CHAT_PATH and scope["method"] == "POST":
             await self.chat(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] == COMPLETIONS_PATH and scope["method"] == "POST":
+            await self.completions(scope, receive, send)
         else:
             await self._other(scope, receive, send)
 
@@ -58,6 +63,7 @@ def create_app(settings: Settings) -> Application:
     app = Application(title="Pointsman", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = service
     app.chat = Chat(service)
+    app.completions = Completions(service)
     app.include_router(api)
     app.add_exception_handler(PointsmanError, _ours)
     app.add_exception_handler(PoolError, _ours)
@@ -113,7 +119,7 @@ async def _gone(request: Request, _: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    there = request.url.path == CHAT_PATH  # which is no route of FastAPI's
+    there = request.url.path in (CHAT_PATH, COMPLETIONS_PATH)  # which are no routes of FastAPI's
     if error.status_code == 404 and not there:
         return _respond(request, failure(404, f"no such path: {request.url.path[:200]}", code="path_not_found"))
     if error.status_code == 405 or there:
@@ -134,7 +140,7 @@ def _document_chat(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         schema = build()
-        body = {
+        body: dict[str, Any] = {
             "type": "object",
             "required": ["model", "messages"],
             "properties": {
@@ -150,6 +156,20 @@ def _document_chat(app: FastAPI) -> None:
                 "operationId": "chat_completions",
                 "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
                 "responses": {"200": {"description": "OpenAI's chat completion or its event stream"}},
+            }
+        }
+        prompt = {"prompt": {"type": ["string", "array"], "items": {"type": "string"}, "maxItems": 1}}
+        text = {
+            "type": "object",
+            "required": ["model", "prompt"],
+            "properties": {k: v for k, v in body["properties"].items() if k != "messages"} | prompt,
+        }
+        schema["paths"][COMPLETIONS_PATH] = {
+            "post": {
+                "summary": "Legacy text completion, answered as a chat; streaming and not",
+                "operationId": "completions",
+                "requestBody": {"required": True, "content": {"application/json": {"schema": text}}},
+                "responses": {"200": {"description": "OpenAI's text completion or its event stream"}},
             }
         }
         return schema

@@ -111,10 +111,11 @@ class Exchange:
 
 
 class Chat:
-    """The ASGI application of the chat surface."""
+    """The ASGI application of the chat surface; `surface` is the one that its metrics count."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, surface: str = SURFACE) -> None:
         self._service = service
+        self._surface = surface
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         service = self._service
@@ -196,7 +197,7 @@ class Chat:
         most = service.router.expected_length(expert, exchange.most_tokens)
         usage = Usage(call.input_tokens, min(written, round(most)), estimated=True)
         service.meter(expert, usage, ok=True, ttft_s=waited_s, took_s=waited_s, streamed=False)
-        service.metrics.answered(SURFACE, expert, 499)
+        service.metrics.answered(self._surface, expert, 499)
 
     def _patience_s(self, headers: Headers) -> float:
         """How long all attempts together may take: our limit, or the client's own read timeout if that is less."""
@@ -239,7 +240,7 @@ class Chat:
             *answer.headers,
         ]
         self._service.metrics.overhead_s.observe(exchange.overhead_s())
-        self._service.metrics.answered(SURFACE, served.expert, 200)
+        self._service.metrics.answered(self._surface, served.expert, 200)
         exchange.started = True
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -286,7 +287,7 @@ class Chat:
                 service.meter(
                     served.expert, stream.usage, ok=ok, ttft_s=stream.ttft_s, took_s=took_s, streamed=True
                 )
-                service.metrics.answered(SURFACE, served.expert, status)
+                service.metrics.answered(self._surface, served.expert, status)
 
     async def _stopped(self, exchange: Exchange, send: Any) -> None:
         """The gateway stops and the time for what was under way is over: the caller is told, not cut off."""
@@ -301,7 +302,7 @@ class Chat:
 
     async def _refuse(self, exchange: Exchange, failure: Failure, what: str, send: Any) -> None:
         expert = exchange.attempts[-1].expert if exchange.attempts else ""
-        self._service.metrics.answered(SURFACE, expert, failure.status)
+        self._service.metrics.answered(self._surface, expert, failure.status)
         level = (
             logging.INFO if failure.status < 500 else logging.ERROR if failure.status == 500 else logging.WARNING
         )

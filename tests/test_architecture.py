@@ -56,7 +56,7 @@ BASE = {
     "training/page": {"theme", "elements", "forest", "verdict", "report_charts", "report_section", "study_section"},
     "gateway": {
         "errors", "auth", "metrics", "wire", "protocol", "service",
-        "chat_request", "chat", "embeddings", "surfaces", "preview", "doctor", "app", "server",
+        "chat_request", "chat", "completions", "embeddings", "surfaces", "preview", "doctor", "app", "server",
     },
 }  # fmt: skip
 #: Costs seconds or is an extra: imported by the function that needs it, never at the top of a module.
