@@ -2,7 +2,7 @@
 
 import logging
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from gateway.chat import Chat, Exchange
+from gateway.completions import Completions
 from gateway.errors import Failure, describe, failure, internal
 from gateway.messages import Messages, anthropic_failure
 from gateway.service import Service
@@ -22,23 +23,18 @@ from router.experts.pool import PoolError
 log = logging.getLogger("pointsman")
 CHAT_PATH = "/v1/chat/completions"
 MESSAGES_PATH = "/v1/messages"
+COMPLETIONS_PATH = "/v1/completions"
 SURFACES = ("embeddings", "route", "models")  # whose failures are counted
 
 
 class Application(FastAPI):
-    """FastAPI with two paths taken out in front of it, before its middlewares: chat completions are the hot path,
-    and messages go the same way."""
+    """FastAPI with the paths of `asked` taken out in front of it, before its middlewares: they are the hot path."""
 
-    chat: Chat
-    messages: Messages
+    asked: Mapping[str, Any]  # the path of a POST -> its ASGI application
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http" and scope["path"] == CHAT_PATH and scope["method"] == "POST":
-            await self.chat(scope, receive, send)
-        elif scope["type"] == "http" and scope["path"] == MESSAGES_PATH and scope["method"] == "POST":
-            await self.messages(scope, receive, send)
-        else:
-            await self._other(scope, receive, send)
+        own = self.asked.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        await (own or self._other)(scope, receive, send)
 
     async def _other(self, scope: Any, receive: Any, send: Any) -> None:
         try:
@@ -63,8 +59,11 @@ def create_app(settings: Settings) -> Application:
 
     app = Application(title="Pointsman", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = service
-    app.chat = Chat(service)
-    app.messages = Messages(service)
+    app.asked = {
+        CHAT_PATH: Chat(service),
+        MESSAGES_PATH: Messages(service),
+        COMPLETIONS_PATH: Completions(service),
+    }
     app.include_router(api)
     app.add_exception_handler(PointsmanError, _ours)
     app.add_exception_handler(PoolError, _ours)
@@ -122,7 +121,7 @@ async def _gone(request: Request, _: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    there = request.url.path in (CHAT_PATH, MESSAGES_PATH)  # which are no routes of FastAPI's
+    there = request.url.path in request.app.asked  # which are no routes of FastAPI's
     if error.status_code == 404 and not there:
         return _respond(request, failure(404, f"no such path: {request.url.path[:200]}", code="path_not_found"))
     if error.status_code == 405 or there:
@@ -172,6 +171,20 @@ def _document_chat(app: FastAPI) -> None:
                 "operationId": "messages",
                 "requestBody": {"required": True, "content": {"application/json": {"schema": messages}}},
                 "responses": {"200": {"description": "Anthropic's message or its event stream"}},
+            }
+        }
+        prompt = {"prompt": {"type": ["string", "array"], "items": {"type": "string"}, "maxItems": 1}}
+        text = {
+            "type": "object",
+            "required": ["model", "prompt"],
+            "properties": {k: v for k, v in body["properties"].items() if k != "messages"} | prompt,
+        }
+        schema["paths"][COMPLETIONS_PATH] = {
+            "post": {
+                "summary": "Legacy text completion, answered as a chat; streaming and not",
+                "operationId": "completions",
+                "requestBody": {"required": True, "content": {"application/json": {"schema": text}}},
+                "responses": {"200": {"description": "OpenAI's text completion or its event stream"}},
             }
         }
         return schema

@@ -125,7 +125,7 @@ class Exchange:
 
 
 class Chat:
-    """The ASGI application of the chat surface."""
+    """The ASGI application of the chat surface; `surface` is the one that its metrics count."""
 
     def __init__(self, service: Service, *, surface: str = SURFACE, parse: Parse = parse_chat) -> None:
         """`surface` is what metrics call it; `parse` reads the body of a request."""
