@@ -69,19 +69,31 @@ def batches(path: Path) -> Iterator[Batch]:
 
 
 def _misread(path: Path, problem: str) -> str:
-    """Arrow counts the columns of a CSV file from 0, and its header as a row."""
-    found = NOT_A_NUMBER.search(problem)
-    if found is None:
+    """Arrow counts a CSV file's columns from 0, its header as a row, and rows at all only in a single thread."""
+    if NOT_A_NUMBER.search(problem) is None:
         return f"cannot read {path}: {problem}"
-    import pyarrow.csv
+    import pyarrow
 
-    with pyarrow.csv.open_csv(path, parse_options=_csv_format()) as reader:
-        column = reader.schema.names[int(found["column"])]
+    try:
+        for _ in _columns(path, threads=False):
+            pass
+    except pyarrow.ArrowException as error:
+        problem = str(error)
+    found = NOT_A_NUMBER.search(problem)
+    assert found is not None
+    column = _header(path)[int(found["column"])]
     row = f", row {int(found['row']) - 1:,}" if found["row"] else ""
     return f"{path}{row}, column {column!r}: {found['value']!r} is not a number"
 
 
-def _columns(path: Path) -> Iterator[Any]:
+def _header(path: Path) -> list[str]:
+    import pyarrow.csv
+
+    with pyarrow.csv.open_csv(path, parse_options=_csv_format()) as reader:
+        return list(reader.schema.names)
+
+
+def _columns(path: Path, *, threads: bool = True) -> Iterator[Any]:
     """Arrow record batches with the columns of ours that the file has."""
     if path.suffix not in SUFFIXES:
         raise DataError(f"{path}: expected a file ending in {' or '.join(SUFFIXES)}")
@@ -96,13 +108,13 @@ def _columns(path: Path) -> Iterator[Any]:
     import pyarrow.csv
 
     _check_text(path)
-    with pyarrow.csv.open_csv(path, parse_options=_csv_format()) as reader:
-        wanted = _wanted(path, reader.schema.names)
+    wanted = _wanted(path, _header(path))
     types = {name: pyarrow.string() if name in TEXTS else pyarrow.float64() for name in wanted}
     convert = pyarrow.csv.ConvertOptions(
         column_types=types, include_columns=wanted, strings_can_be_null=True, quoted_strings_can_be_null=False
     )
-    block, size = pyarrow.csv.ReadOptions(block_size=CSV_BLOCK), path.stat().st_size
+    block = pyarrow.csv.ReadOptions(block_size=CSV_BLOCK, use_threads=threads)
+    size = path.stat().st_size
     with pyarrow.csv.open_csv(path, block, convert_options=convert, parse_options=_csv_format()) as reader:
         for number, batch in enumerate(reader):
             if not number and size > CSV_BLOCK:
