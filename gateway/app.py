@@ -15,6 +15,7 @@ from gateway.errors import Failure, describe, failure, internal
 from gateway.messages import Messages, anthropic_failure
 from gateway.service import Service
 from gateway.surfaces import api
+from gateway.translation import Translated
 from gateway.wire import ClientGone
 from router.config import Settings
 from router.errors import PointsmanError
@@ -61,8 +62,8 @@ def create_app(settings: Settings) -> Application:
     app.state.service = service
     app.asked = {
         CHAT_PATH: Chat(service),
-        MESSAGES_PATH: Messages(service),
-        COMPLETIONS_PATH: Completions(service),
+        MESSAGES_PATH: Translated(service, Messages),
+        COMPLETIONS_PATH: Translated(service, Completions),
     }
     app.include_router(api)
     app.add_exception_handler(PointsmanError, _ours)

@@ -1,19 +1,17 @@
-"""`POST /v1/completions`, OpenAI's legacy text completions: in front of the chat surface, which does all the rest.
+"""`POST /v1/completions`, OpenAI's legacy text completions in front of chat (see `gateway.translation`).
 
 A prompt becomes one user message; texts come back out of the chat's answer or stream.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
-from gateway.chat import Chat
-from gateway.chat_request import parse_object
-from gateway.service import Service
-from gateway.wire import read_body
+from gateway.chat_request import ChatRequest, parse_object, read_chat
+from gateway.translation import Translation
 from router.errors import InvalidRequest
 
-SURFACE = "completions"
 #: What no chat request can express; each may be absent or one of these values.
 _REFUSED: dict[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
@@ -26,58 +24,21 @@ _BLANK = b"\n\n"
 _DATA = b"data: "
 
 
-class Completions:
-    """The ASGI application of the surface. Routing, keys, failover, metering and cancelling are `Chat`'s."""
+class Completions(Translation):
+    surface = "completions"
 
-    def __init__(self, service: Service) -> None:
-        self._chat = Chat(service, surface=SURFACE)
-        self._limit = service.settings.limits.body_bytes
+    def parse(self, data: bytes, headers: Sequence[tuple[bytes, bytes]], experts: Sequence[str]) -> ChatRequest:
+        return read_chat(chat_body(parse_object(data)), headers, experts)
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        read = False
-        start: Any = None  # the head of a whole answer, which waits for the translated body's length
+    def whole(self, status: int, body: bytes) -> bytes:
+        return text_completion(body) if status == 200 else body
 
-        async def receive_chat() -> Any:
-            nonlocal read
-            if read:
-                return await receive()
-            read = True
-            data = await read_body(scope["headers"], receive, self._limit)
-            return {"type": "http.request", "body": chat_body(data), "more_body": False}
-
-        async def send_text(message: Any) -> None:
-            nonlocal start
-            if message["type"] == "http.response.start":
-                if message["status"] == 200 and _is_whole(message["headers"]):
-                    start = message
-                    return
-                await send(message)
-                streaming_ok.append(message["status"] == 200)
-            elif start is not None:
-                body = text_completion(message["body"])
-                headers = [pair for pair in start["headers"] if pair[0] != b"content-length"]
-                headers.append((b"content-length", b"%d" % len(body)))
-                await send({**start, "headers": headers})
-                await send({**message, "body": body})
-            elif streaming_ok[0] and message["body"]:
-                if events := text_events(message["body"]):
-                    await send({**message, "body": events})
-                elif not message.get("more_body"):
-                    await send({**message, "body": b""})
-            else:
-                await send(message)
-
-        streaming_ok: list[bool] = []
-        await self._chat(scope, receive_chat, send_text)
+    def events(self, events: bytes) -> bytes:
+        return text_events(events)
 
 
-def _is_whole(headers: list[tuple[bytes, bytes]]) -> bool:
-    return any(name == b"content-length" for name, _ in headers)
-
-
-def chat_body(data: bytes) -> bytes:
+def chat_body(body: dict[str, Any]) -> dict[str, Any]:
     """The chat request of a text completion's. Raises `InvalidRequest` naming what cannot be honoured."""
-    body = parse_object(data)
     for key, fine in _REFUSED.items():
         value = body.pop(key, None)
         if not any(type(value) is type(one) and value == one for one in fine):
@@ -97,11 +58,7 @@ def chat_body(data: bytes) -> bytes:
         prompt = prompt[0]
     if not isinstance(prompt, str):
         raise InvalidRequest("prompt: expected a string or a list of one string, not tokens", param="prompt")
-    body["messages"] = [{"role": "user", "content": prompt}]
-    try:
-        return orjson.dumps(body)
-    except orjson.JSONEncodeError:
-        raise InvalidRequest("the body is nested too deeply") from None
+    return body | {"messages": [{"role": "user", "content": prompt}]}
 
 
 def text_completion(data: bytes) -> bytes:
@@ -121,7 +78,10 @@ def _event(event: bytes) -> bytes:
     data = event.removeprefix(_DATA)
     if not data.startswith(b"{"):
         return event + _BLANK
-    chunk = orjson.loads(data)
+    try:
+        chunk = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return event + _BLANK  # damaged on its way here: chat passes it on too
     if "error" in chunk:
         return event + _BLANK
     sent = chunk.get("choices") or []

@@ -7,7 +7,7 @@ it needs no torch: the artifact carries the encoder's graph, weights and tokeniz
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,8 +45,8 @@ class Bert(Policy):
     of the other head. `typos` and `masking` are the shares of prompts that are disguised in every epoch.
     """
 
-    reads_query: ClassVar[bool] = False
-    reads_text: ClassVar[bool] = True
+    reads_query = False
+    reads_text = True
 
     def __init__(
         self,

@@ -81,7 +81,7 @@ class Pilot(Policy):
         vectors, quality = np.asarray(vectors[seen], dtype=np.float32), quality[seen]
         rng = np.random.default_rng(
             self.rng
-        )  # the same for each expert: asked the same prompts, they share clusters
+        )  # for each expert the same: asked the same prompts, they share clusters
         centres = kmeans(vectors, max(1, min(self.pilots, len(vectors) // LEAST_PROMPTS)), rng)
         member = (vectors @ centres.T - half_norms(centres)).argmax(axis=1)[:, None] == np.arange(len(centres))
         first = rng.permutation(len(quality)) % 2 == 0
@@ -112,8 +112,11 @@ class Pilot(Policy):
         return np.concatenate(found), np.concatenate(weights)
 
     def _scores(self, vectors: Floats, pilots: Floats, weights: Floats) -> Floats:
-        """How much closer to the successes than to the failures, [n, ...], of `pilots` [..., 2 P, d]."""
-        cosine = (vectors @ pilots.reshape(-1, pilots.shape[-1]).T).reshape(-1, *weights.shape)
+        """How much closer to the successes than to the failures, [n, ...], of `pilots` [..., 2 P, d].
+
+        Each expert is multiplied by itself: one product over all rounds an expert's figures by how many there are.
+        """
+        cosine = np.moveaxis(vectors @ np.swapaxes(pilots, -1, -2), -2, 0)
         close = np.exp((cosine - 1.0) / self.temperature + weights)
         both = np.log(close.reshape(*close.shape[:-1], 2, self.pilots).sum(axis=-1) + 1e-12)
         return np.asarray(both[..., 0] - both[..., 1])

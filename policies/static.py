@@ -1,7 +1,6 @@
 """Each expert's mean quality, whatever the query: the baseline that every policy is held against."""
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from router.types import Floats, Outcomes, Queries
 class Static(Policy):
     """The mean of each expert's observed qualities; its uncertainty is that of a mean under a flat Beta prior."""
 
-    reads_query: ClassVar[bool] = False
+    reads_query = False
 
     def _fit(self, outcomes: Outcomes) -> None:
         seen = np.isfinite(outcomes.quality)

@@ -1,7 +1,6 @@
 """Every expert alike, and every choice a draw: the baseline of knowing nothing, and a way to collect a fair log."""
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 import numpy as np
 
@@ -13,8 +12,8 @@ from router.types import Floats, Outcomes, Queries
 class Uniform(Policy):
     """One mean for all experts, with the spread of their means as its uncertainty; always explores."""
 
-    reads_query: ClassVar[bool] = False
-    explore: ClassVar[float] = 1.0
+    reads_query = False
+    explore = 1.0
 
     def _fit(self, outcomes: Outcomes) -> None:
         means = np.nanmean(outcomes.quality, axis=0)

@@ -24,15 +24,15 @@ class Policy(ABC):
     """
 
     #: False for policies that never look at the embedding: the router then does not embed.
-    reads_query: ClassVar[bool] = True
+    reads_query: bool = True
     #: True for policies whose `described` runs a model of its own over the prompts, for milliseconds: the router
     #: calls it in a thread of its own, so that the event loop never waits for it.
-    reads_text: ClassVar[bool] = False
+    reads_text: bool = False
     #: What a search (`training.space`) may try for the constructor's arguments: a list of choices, or a range such
     #: as {"low": 1, "high": 64, "log": True}. Empty: derived from the arguments' types and defaults.
     space: ClassVar[Mapping[str, Any]] = {}
     #: Share of decisions drawn uniformly from the candidates instead of taking the best.
-    explore: ClassVar[float] = 0.0
+    explore: float = 0.0
 
     experts_: tuple[str, ...]
     output_tokens_: Floats  # [K]: mean output tokens of each expert

@@ -20,9 +20,9 @@ class Stepped(Policy):
         self.steps = tuple(steps)
         self.experts_ = experts
         self.output_tokens_ = output_tokens
-        self.reads_query = policy.reads_query  # type: ignore[misc]  # a class's constant, here the policy's own
-        self.reads_text = policy.reads_text  # type: ignore[misc]
-        self.explore = policy.explore  # type: ignore[misc]
+        self.reads_query = policy.reads_query
+        self.reads_text = policy.reads_text
+        self.explore = policy.explore
 
     @property
     def kind(self) -> str:

@@ -56,8 +56,8 @@ BASE = {
     "training/page": {"theme", "elements", "forest", "verdict", "report_charts", "report_section", "study_section"},
     "gateway": {
         "errors", "auth", "metrics", "wire", "protocol", "service",
-        "chat_request", "reserving", "chat", "completions", "embeddings", "surfaces", "preview", "doctor", "app",
-        "server", "anthropic_request", "anthropic_answer", "messages",
+        "chat_request", "reserving", "chat", "embeddings", "surfaces", "preview", "doctor", "app", "server",
+        "translation", "completions", "anthropic_request", "anthropic_answer", "messages",
     },
 }  # fmt: skip
 #: Costs seconds or is an extra: imported by the function that needs it, never at the top of a module.

@@ -135,6 +135,17 @@ def named(paths: Sequence[Path]) -> dict[str, Path]:
     return names
 
 
+def tables_by_name(paths: Sequence[Path], console: "Console") -> "dict[str, Table]":
+    """Tables that are judged each by itself; what is odd about them is noted."""
+    from training.data import read_tables
+
+    tables = {name: read_tables([path]) for name, path in named(paths).items()}
+    for name, table in tables.items():
+        for line in table.notes:
+            note(console, f"{name}: {line}")
+    return tables
+
+
 def parameters(settings: tuple[str, ...], option: str = "--set") -> dict[str, Any]:
     """`name=value` pairs; values are read as JSON where they are, else as text."""
     parameters: dict[str, Any] = {}

@@ -17,11 +17,11 @@ from training.command_line import (
     TABLES,
     apart,
     embedded,
-    named,
     note,
     parameters,
     progressing,
     screen,
+    tables_by_name,
     write_json,
 )
 
@@ -69,7 +69,6 @@ def compare(
     from rich.console import Console
 
     from training.comparison import Job, averaged, compared, parts_of
-    from training.data import read_tables
     from training.embedding import user_cache
     from training.jobs import opened
     from training.run_folder import RunFolder
@@ -77,13 +76,9 @@ def compare(
 
     apart(paths, json=json_out)
     console = Console(stderr=True)
-    names = named(paths)
     wanted = _contenders(policies, settings, _seeds(seeds))
     folder = RunFolder.opened(out or user_cache() / "compared")
-    tables = {name: read_tables([path]) for name, path in names.items()}
-    for name, table in tables.items():
-        for line in table.notes:
-            note(console, f"{name}: {line}")
+    tables = tables_by_name(paths, console)
     with opened(jobs, cluster, folder.folder) as workers:
         vectors, stamp = embedded(list(tables.values()), encoder, console, jobs=workers if cluster else None)
         planned = [

@@ -19,11 +19,11 @@ from training.command_line import (
     TABLES,
     apart,
     embedded,
-    named,
     note,
     parameters,
     progressing,
     screen,
+    tables_by_name,
     write_json,
 )
 
@@ -85,7 +85,6 @@ def tune(
     from rich.console import Console
 
     from policies import policy_class
-    from training.data import read_tables
     from training.embedding import user_cache
     from training.fit import build
     from training.jobs import opened
@@ -99,10 +98,7 @@ def tune(
     build(kind, fixed, seed)
     space = space_of(policy_class(kind), kind, parameters(spaces, "--space"), fixed)
     folder = RunFolder.opened(out or user_cache() / "tuned")
-    tables = {name: read_tables([path]) for name, path in named(paths).items()}
-    for name, table in tables.items():
-        for line in table.notes:
-            note(console, f"{name}: {line}")
+    tables = tables_by_name(paths, console)
     with folder.locked(), opened(jobs, cluster, folder.folder) as workers:
         vectors, stamp = embedded(list(tables.values()), encoder, console, jobs=workers if cluster else None)
         pairs = [(table.split("train"), table.split("val")) for table in vectors]
