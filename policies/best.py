@@ -13,7 +13,7 @@ from policies import policy_class
 from router.artifact import take
 from router.features import ReadingPolicy
 from router.policy import Policy
-from router.types import Floats, Outcomes, Queries
+from router.types import Estimate, Outcomes, Queries
 
 FEW = 300  # prompts
 CAUTIOUS: list[dict[str, Any]] = [
@@ -58,11 +58,8 @@ class Best(Policy):
     def described(self, queries: Queries) -> Queries:
         return self.stack_.described(queries)
 
-    def _predict(self, queries: Queries) -> tuple[Floats, Floats]:
-        return self.stack_._predict(queries)
-
-    def _lengths(self, queries: Queries) -> Floats:
-        return self.stack_._lengths(queries)
+    def _estimate(self, queries: Queries) -> Estimate:
+        return self.stack_.predict(queries)
 
     def state(self) -> dict[str, NDArray[Any]]:
         return {"full": np.array([self.full_], dtype=np.uint8), **self.stack_.state()}

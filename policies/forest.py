@@ -5,7 +5,7 @@ which the experts differ predictably (`router.directions`), and a second forest 
 expert's answer will be: an answer's cost is known to within a factor of its length only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,11 +15,12 @@ from router.artifact import nested, take, within
 from router.axes import main_axes
 from router.directions import LEAST_SEEN, directions, slope
 from router.errors import DataError
-from router.features import ReadingPolicy, table_of
+from router.features import table_of
 from router.ridge import evened, ridge
+from router.tree_policy import TreePolicy
 from router.trees import Forest as Trees
 from router.trees import Growth, grow
-from router.types import Floats, Outcomes, Queries
+from router.types import Estimate, Floats, Outcomes, Queries
 
 DIRECTIONS = 8
 AXES = 48  # of the vectors
@@ -30,7 +31,7 @@ LENGTHS = Growth(trees=40, leaf=10, share=0.4)
 LEAST_STD = 0.01
 
 
-class Forest(ReadingPolicy):
+class Forest(TreePolicy):
     """`trees` whose leaves hold at least `leaf` prompts, splitting the best of a `share` of the features.
 
     `length_trees` foretell the lengths; with 0, an expert's mean length stands for all its answers.
@@ -54,7 +55,7 @@ class Forest(ReadingPolicy):
         if self.trees < 1 or self.leaf < 1 or not 0 < self.share <= 1 or self.length_trees < 0:
             raise DataError("a forest needs trees and leaves of at least 1, and a share in (0, 1]")
         self.axes_ = main_axes(outcomes.queries.embeddings, AXES)
-        features, quality = self._features(outcomes.queries), outcomes.quality
+        features, quality = self.tree_features(outcomes.queries), outcomes.quality
         path = ridge(evened(table_of(outcomes.queries)), quality)
         base = path.honest[int(path.error(quality).mean(axis=1).argmin())]
         turned = directions(base, quality)
@@ -87,7 +88,7 @@ class Forest(ReadingPolicy):
     def foretells_lengths(self) -> bool:
         return self.lengths_ is not None
 
-    def _features(self, queries: Queries) -> Floats:
+    def tree_features(self, queries: Queries) -> Floats:
         assert queries.features is not None
         blocks = self.reader_.blocks
         topics = slice(blocks.topics.start, min(blocks.topics.stop, TOPICS))
@@ -95,15 +96,17 @@ class Forest(ReadingPolicy):
         parts = (queries.embeddings @ self.axes_, queries.features[:, topics], queries.features[:, rest])
         return np.hstack(parts).astype(np.float32, copy=False)
 
-    def _predict(self, queries: Queries) -> tuple[Floats, Floats]:
-        quality = self.mean_ + self.forest_.predict(self._features(queries)) @ self.back_
-        return np.minimum(np.maximum(quality, 0.0), 1.0), np.broadcast_to(self.std_, quality.shape)
+    def forests(self) -> Sequence[Trees]:
+        return (self.forest_,) if self.lengths_ is None else (self.forest_, self.lengths_)
 
-    def _lengths(self, queries: Queries) -> Floats:
-        if self.lengths_ is None:
-            return super()._lengths(queries)
-        ratio = self.lengths_.predict(self._features(queries))
-        return np.asarray(self.output_tokens_ * (1.0 + CAUTION * (ratio - 1.0)))
+    def of_trees(self, said: Sequence[Floats]) -> Estimate:
+        quality = self.mean_ + said[0] @ self.back_
+        usual = np.broadcast_to(self.output_tokens_, quality.shape)
+        return Estimate(
+            quality=np.minimum(np.maximum(quality, 0.0), 1.0),
+            std=np.broadcast_to(self.std_, quality.shape),
+            output_tokens=usual if len(said) == 1 else usual * (1.0 + CAUTION * (said[1] - 1.0)),
+        )
 
     def _learned(self) -> dict[str, NDArray[Any]]:
         lengths = {} if self.lengths_ is None else nested("lengths", self.lengths_.state())

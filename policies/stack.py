@@ -20,7 +20,8 @@ from router.directions import directions
 from router.features import ReadingPolicy
 from router.members import built
 from router.policy import Policy
-from router.types import Floats, Outcomes, Queries
+from router.tree_policy import Together
+from router.types import Estimate, Floats, Outcomes, Queries
 
 FOLDS = 5
 MEMBERS: tuple[dict[str, Any], ...] = (
@@ -46,6 +47,7 @@ class Stack(ReadingPolicy):
     def _learn(self, outcomes: Outcomes) -> None:
         self.parts_ = [self._built(number).fit(outcomes) for number in range(len(self.members))]
         folds = np.random.default_rng(self.rng).integers(FOLDS, size=len(outcomes))
+        self.together_ = Together(self.parts_)
         honest = [self._honest(number, outcomes, folds) for number in range(len(self.parts_))]
         mean = np.nanmean(outcomes.quality, axis=0)
         above = np.stack(honest) - mean
@@ -70,7 +72,7 @@ class Stack(ReadingPolicy):
         """What would have been worth most on the training prompts, by what is honestly said of them."""
         seen = np.isfinite(outcomes.cost_usd)
         usual = np.where(seen, outcomes.cost_usd, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
-        lengths = [vars(part).pop("honest_lengths_") for part in self._foretelling()]
+        lengths = [vars(part).pop("honest_lengths_") for part in self.parts_ if _foretells(part)]
         longer = np.mean(lengths, axis=0) / self.output_tokens_ if lengths else 1.0
         expected = np.broadcast_to(usual * longer, guess.shape)
         choices = [Narrowing(*c) for c in product(SHRINKAGE, (0.0,) if table is None else TABLE_SHARES)]
@@ -96,24 +98,23 @@ class Stack(ReadingPolicy):
             result[held] = member.predict(outcomes.queries).quality[held]
         return result
 
-    def _foretelling(self) -> list[Policy]:
-        """The members that foretell an answer's length."""
-        return [part for part in self.parts_ if getattr(part, "foretells_lengths", False)]
-
-    def _predict(self, queries: Queries) -> tuple[Floats, Floats]:
-        estimates = [part._predict(queries) for part in self.parts_]
-        quality = self.mean_ + sum(
-            (said - self.mean_) @ mix for (said, _), mix in zip(estimates, self.mixing_, strict=True)
-        )
+    def _estimate(self, queries: Queries) -> Estimate:
+        """What the members say side by side, [n, M K], is weighed in one product."""
+        members, experts = self.mixing_.shape[:2]
+        estimates = self.together_.estimates(queries)
+        said = np.concatenate([estimate.quality for estimate in estimates], axis=1)
+        quality = (said - np.tile(self.mean_, members)) @ self.mixing_.reshape(-1, experts) + self.mean_
         quality = np.minimum(np.maximum(quality, 0.0), 1.0)
-        apart = sum((said - quality) ** 2 + std**2 for said, std in estimates)
-        return quality, np.sqrt(apart / len(estimates))
-
-    def _lengths(self, queries: Queries) -> Floats:
-        knowing = self._foretelling()
-        if not knowing:
-            return super()._lengths(queries)
-        return np.asarray(sum(part._lengths(queries) for part in knowing) / len(knowing))
+        apart = said.reshape(-1, members, experts) - quality[:, None]
+        own = np.concatenate([estimate.std for estimate in estimates], axis=1).reshape(apart.shape)
+        knowing = [
+            said.output_tokens for said, part in zip(estimates, self.parts_, strict=True) if _foretells(part)
+        ]
+        return Estimate(
+            quality=quality,
+            std=np.sqrt((apart * apart + own * own).mean(axis=1)),
+            output_tokens=np.asarray(sum(knowing) / len(knowing)) if knowing else self._lengths(queries),
+        )
 
     def _learned(self) -> dict[str, NDArray[Any]]:
         arrays: dict[str, NDArray[Any]] = {"mean": self.mean_, "mixing": self.mixing_}
@@ -131,3 +132,9 @@ class Stack(ReadingPolicy):
             part.experts_, part.output_tokens_ = self.experts_, self.output_tokens_
             part.restore(within(f"members.{number}", state))
             self.parts_.append(part)
+        self.together_ = Together(self.parts_)
+
+
+def _foretells(part: Policy) -> bool:
+    """Whether it foretells an answer's length."""
+    return bool(getattr(part, "foretells_lengths", False))

@@ -68,9 +68,7 @@ class Policy(ABC):
 
     def predict(self, queries: Queries) -> Estimate:
         """Quality and its uncertainty for every query [n] and expert [K], in the order of `experts_`."""
-        queries = self.described(queries)
-        quality, std = self._predict(queries)
-        return Estimate(quality=quality, std=std, output_tokens=self._lengths(queries))
+        return self._estimate(self.described(queries))
 
     def described(self, queries: Queries) -> Queries:
         """The queries with the `features` that this policy reads of their prompts; as given where it reads none."""
@@ -80,9 +78,14 @@ class Policy(ABC):
         """Expected output tokens [n, K]: each expert's mean, unless the policy knows better."""
         return np.broadcast_to(self.output_tokens_, (len(queries), len(self.output_tokens_)))
 
-    @abstractmethod
+    def _estimate(self, queries: Queries) -> Estimate:
+        """Of queries that are `described`. Most policies give quality and lengths apart, by the two below."""
+        quality, std = self._predict(queries)
+        return Estimate(quality=quality, std=std, output_tokens=self._lengths(queries))
+
     def _predict(self, queries: Queries) -> tuple[Floats, Floats]:
-        """(quality, std), both [n, K]."""
+        """(quality, std), both [n, K]; of a policy that has no `_estimate` of its own."""
+        raise NotImplementedError
 
     @abstractmethod
     def state(self) -> dict[str, Floats]:

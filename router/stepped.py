@@ -38,16 +38,11 @@ class Stepped(Policy):
     def described(self, queries: Queries) -> Queries:
         return self.policy.described(queries)
 
-    def predict(self, queries: Queries) -> Estimate:
-        queries = self.described(queries)
+    def _estimate(self, queries: Queries) -> Estimate:
         estimate = self.policy.predict(queries)
         for step in self.steps:
             estimate = step.apply(queries, estimate)
         return estimate
-
-    def _predict(self, queries: Queries) -> tuple[Floats, Floats]:
-        estimate = self.predict(queries)
-        return estimate.quality, estimate.std
 
     def state(self) -> dict[str, NDArray[Any]]:
         return self.policy.state()

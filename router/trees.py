@@ -6,8 +6,9 @@ boosting (Friedman, 2002) each learns what those before it leave.
 A served forest is a few flat arrays, so serving needs neither scikit-learn nor pickles.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,70 @@ class Boosting:
     part: float = 0.5
 
 
+class Grove:
+    """Forests over the same features, asked at once: on one query numpy's own time is that of one of them.
+
+    A node lies beside its sibling: a row goes on to `left` [N], or to the next where its feature is above the cut.
+    A leaf leads to itself.
+    """
+
+    def __init__(self, forests: Sequence["Forest"]) -> None:
+        parts, roots, first = [], [], 0
+        for forest in forests:
+            feature, cut, left, leaf = _beside(forest.arrays)
+            roots.append(first + np.arange(len(forest.arrays["root"])))
+            parts.append((feature, cut, left + first, leaf))
+            first += len(left)
+        self._feature, self._cut, self._left, self._leaf = (np.concatenate(own) for own in zip(*parts, strict=True))
+        self._inner = self._leaf < 0
+        self._roots = np.concatenate(roots)
+        self._ends = np.cumsum([len(own) for own in roots])[:-1]
+        self._values = [forest.values for forest in forests]
+        self._depth = max(forest.depth for forest in forests)
+
+    def predict(self, features: Floats) -> list[Floats]:
+        """Each forest's mean over its trees, [n, outputs], for `features` [n, F] float32."""
+        starts = range(0, max(len(features), 1), CHUNK)
+        chunks = [self._means(features[start : start + CHUNK]) for start in starts]
+        return chunks[0] if len(chunks) == 1 else [np.concatenate(own) for own in zip(*chunks, strict=True)]
+
+    def _means(self, features: Floats) -> list[Floats]:
+        rows, width = features.shape
+        flat = np.ascontiguousarray(features, dtype=np.float32).ravel()
+        at = self._roots if rows == 1 else np.tile(self._roots, rows)
+        offset = None if rows == 1 else np.repeat(np.arange(rows) * width, len(self._roots))
+        for level in range(self._depth):
+            if level % LOOK == 0 and not self._inner.take(at).any():
+                break
+            feature = self._feature.take(at)
+            value = flat.take(feature if offset is None else feature + offset)
+            at = self._left.take(at) + (value > self._cut.take(at))
+        leaves = np.split(self._leaf.take(at).reshape(rows, -1), self._ends, axis=1)
+        return [
+            np.asarray(values.take(own.ravel(), axis=0).reshape(*own.shape, -1).mean(axis=1))
+            for values, own in zip(self._values, leaves, strict=True)
+        ]
+
+
+def _beside(arrays: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], ...]:
+    """One forest's features, cuts, left children and leaves, the roots first; -1 where a node is no leaf."""
+    child = arrays["child"].reshape(-1, 2).astype(np.intp)
+    inner = np.flatnonzero((child != np.arange(len(child))[:, None]).any(axis=1))
+    order = np.concatenate([arrays["root"].astype(np.intp), child[inner].ravel()])
+    left = np.full(len(child), -1)
+    left[inner] = len(arrays["root"]) + 2 * np.arange(len(inner))
+    left = left[order]
+    is_leaf = left < 0
+    return (
+        arrays["feature"].astype(np.intp)[order],
+        np.where(is_leaf, np.float32(np.inf), arrays["cut"][order]),
+        np.where(is_leaf, np.arange(len(order)), left),
+        np.where(is_leaf, arrays["leaf"].astype(np.intp)[order], -1),
+    )
+
+
 class Forest:
-    """The nodes of all trees one after the other; a leaf's children are itself.
+    """The nodes of all trees one after the other, as they are stored; a leaf's children are itself.
 
     `feature` [N] and `cut` [N]: a row goes right where its feature is above the cut. `child` [2 N]: left and right.
     `leaf` [N] is a leaf's row in `values` [leaves, outputs]. `root` [T].
@@ -51,34 +114,15 @@ class Forest:
     def __init__(self, arrays: Mapping[str, NDArray[Any]], depth: int) -> None:
         self.arrays = dict(arrays)
         self.depth = depth
-        # a node's place is twice its number here, so that its children stand at it and beside it
-        self._feature = np.repeat(self.arrays["feature"].astype(np.intp), 2)
-        self._cut = np.repeat(self.arrays["cut"], 2)
-        self._child = 2 * self.arrays["child"].astype(np.intp)
-        self._inner = self._child != 2 * (np.arange(len(self._child)) // 2)
-        self._leaf = np.repeat(self.arrays["leaf"].astype(np.intp), 2)
-        self._root = 2 * self.arrays["root"].astype(np.intp)
-        self._values = self.arrays["values"].astype(np.float32)
+        self.values = self.arrays["values"].astype(np.float32)
+
+    @cached_property
+    def _alone(self) -> Grove:
+        return Grove([self])
 
     def predict(self, features: Floats) -> Floats:
-        """The mean over the trees, [n, outputs], for `features` [n, F] float32."""
-        parts = [self._means(features[start : start + CHUNK]) for start in range(0, len(features), CHUNK)]
-        return np.concatenate(parts) if parts else np.zeros((0, self._values.shape[1]), np.float32)
-
-    def _means(self, features: Floats) -> Floats:
-        width = features.shape[1]
-        flat = np.ascontiguousarray(features, dtype=np.float32).ravel()
-        trees = len(self._root)
-        alone = len(features) == 1
-        at = self._root if alone else np.tile(self._root, len(features))
-        offset = 0 if alone else np.repeat(np.arange(len(features)) * width, trees)
-        for level in range(self.depth):
-            if level % LOOK == 0 and not self._inner.take(at).any():
-                break
-            above = flat.take(offset + self._feature.take(at)) > self._cut.take(at)
-            at = self._child.take(at + above)
-        values = self._values.take(self._leaf.take(at), axis=0)
-        return np.asarray(values.reshape(len(features), trees, -1).mean(axis=1))
+        """The mean over the trees, [n, outputs], for `features` [n, F]."""
+        return self._alone.predict(features)[0]
 
     def state(self) -> dict[str, NDArray[Any]]:
         return {**self.arrays, "depth": np.array([self.depth], dtype=np.int32)}

@@ -29,7 +29,7 @@ BASE = {
         "guarantee", "floors",
         # what policies are made of
         "blending", "clustering", "committee", "descent", "directions", "effects", "features", "languages",
-        "prompt_counts", "ridge",
+        "prompt_counts", "ridge", "trees",
         # the encoder's parts
         "encoder_check", "encoder_export", "encoder_folder", "encoder_graph", "encoder_precision",
         "encoder_runtime", "encoder_tokens", "encoder_torch",
