@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CONFIG ?= pointsman.yaml
 PORT ?= 8000
 
-.PHONY: install demo serve test test-remote test-torch test-ray test-node check bench-proxy bench-quality bench-scale clean
+.PHONY: install demo serve test test-remote test-torch test-ray test-node check bench-proxy bench-quality bench-neural bench-scale clean
 
 install: $(VENV)/.installed
 
@@ -78,6 +78,13 @@ bench-proxy: $(VENV)/.dev
 # What each policy reaches on the held-out prompts of ../shared/data, against the goals; ARGS="--seeds 0 1 2 3 4".
 bench-quality: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/quality.py $(ARGS)
+
+# The BERT classifier on the same tables: minutes for each fit without a GPU; ARGS="--tables zeroeval llmrouter".
+bench-neural:
+	$(MAKE) VENV=build/venv-torch build/venv-torch/.dev
+	build/venv-torch/bin/python -m pip install --quiet 'torch==2.13.0'
+	build/venv-torch/bin/python -m pip install --quiet --editable '.[train,tune,report,dev,export]'
+	build/venv-torch/bin/python tests/benchmarks/quality.py --parts neural --seeds 0 --name neural $(ARGS)
 
 # What a million outcomes cost in time and memory; ARGS="--policies cluster --shapes log".
 bench-scale: $(VENV)/.dev

@@ -7,7 +7,7 @@ recorded. `best` is judged as it is served, with the steps that follow it. Besid
 chance alone would give one who knows every expert's true mean: on few queries that is not little.
 
 Then, each a part of its own (`--parts`): domains left out in turn, floors on 200 splits, experts added from few
-prompts, and what more prompts would give.
+prompts, and what more prompts would give. `neural` is asked for by name (`make bench-neural`).
 """
 
 import argparse
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from report import Figure, judged, report
+from report import Figure, judged, keep, report
 from tables import GOALS, embedded_tables
 
 from router.policy import Policy
@@ -140,6 +140,12 @@ def learning_part(dataset: str, table: Table, options: argparse.Namespace) -> It
     yield from measure(dataset, table, policy="best")
 
 
+def neural_part(dataset: str, table: Table, options: argparse.Namespace) -> Iterator[Figure]:
+    from neural import measure
+
+    yield from measure(dataset, table, options.seeds[0])
+
+
 def newcomers_part(dataset: str, table: Table, options: argparse.Namespace) -> Iterator[Figure]:
     from newcomers import figures as of_newcomers
     from newcomers import measured, settings
@@ -162,7 +168,9 @@ PARTS: dict[str, Callable[[str, Table, argparse.Namespace], Iterator[Figure]]] =
     "floors": floors_part,
     "newcomers": newcomers_part,
     "learning": learning_part,
+    "neural": neural_part,
 }
+USUAL = tuple(part for part in PARTS if part != "neural")  # which needs torch, and minutes for each fit
 
 
 def main() -> None:
@@ -170,15 +178,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--tables", nargs="+", default=list(GOALS))
     parser.add_argument("--policies", nargs="+", default=list(POLICIES))
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--parts", nargs="+", default=list(USUAL), choices=PARTS)
     parser.add_argument("--left-out-policy", default="linear", help="of the parts that train many times")
     parser.add_argument("--name", default="quality", help="of the file in build/bench")
     options = parser.parse_args()
     found: list[Figure] = []
     for dataset, table in embedded_tables(options.tables):
         for part in options.parts:
-            found += PARTS[part](dataset, table, options)
-            report(options.name, found)  # after every part: what is known by then is kept
+            for figure in PARTS[part](dataset, table, options):
+                found.append(figure)
+                keep(options.name, found)  # what is known by then outlives a run that is stopped
+    report(options.name, found)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,11 @@ def report(name: str, figures: Sequence[Figure]) -> None:
         table.add_row(figure.name, *numbers, figure.unit, figure.goal or "", verdict)
     console = Console()
     (console if console.is_terminal else Console(width=150)).print(table)
+    keep(name, figures)
+
+
+def keep(name: str, figures: Sequence[Figure]) -> None:
+    """Writes `build/bench/NAME.json` without a word."""
     BENCH_DIR.mkdir(parents=True, exist_ok=True)
     path = BENCH_DIR / f"{name}.json"
     path.write_text(json.dumps([asdict(figure) for figure in figures], indent=2) + "\n", encoding="utf-8")
