@@ -1,15 +1,21 @@
 """Virtual keys and teams through running gateways: two replicas, one Redis, OpenAI's client."""
 
+import asyncio
+import contextlib
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import openai
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from redis import Redis
 from redis_process import RedisProcess
-from serving import HELLO, Gateway, World, until
+from serving import HELLO, Gateway, Loop, World, on, until
 
 ADMIN = {"authorization": "Bearer admin-credential-marker"}
 AUTH = {"secret": {"env": "POINTSMAN_TEST_SECRET"}, "admin": {"env": "POINTSMAN_TEST_ADMIN"}}
@@ -328,10 +334,137 @@ def test_until_redis_was_read_nobody_is_taken_for_a_stranger(alone: World, redis
     key = created(one)["key"]
     redis_process.kill()
     two = alone.start()
-    for given in (key, "pmk_wrong"):
-        answer = two.chat("small", headers={"x-api-key": given})
+    for one_key in (key, "pmk_wrong"):
+        answer = two.chat("small", headers={"x-api-key": one_key})
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "ledger_unavailable")
         assert answer.headers["retry-after"] == "1"
     assert status(one, key) == 200
     redis_process.start()
     until(lambda: (status(two, key), status(two, "pmk_wrong")) == (200, 401))
+
+
+class Cable:
+    """A way to a Redis that can be cut while Redis goes on."""
+
+    def __init__(self, loop: Loop, redis: RedisProcess) -> None:
+        self.url = f"unix://{redis.folder}/cable.sock"
+        self._loop, self._folder = loop, redis.folder
+        self._pipes: set[asyncio.Task[None]] = set()
+        self._server: asyncio.AbstractServer | None = None
+
+    def mend(self) -> None:
+        async def listen() -> None:
+            self._server = await asyncio.start_unix_server(self._connected, f"{self._folder}/cable.sock")
+
+        on(self._loop, listen())
+
+    def cut(self) -> None:
+        async def end() -> None:
+            if self._server is not None:
+                self._server.close()
+            for pipe in self._pipes:
+                pipe.cancel()
+            (self._folder / "cable.sock").unlink(missing_ok=True)
+
+        on(self._loop, end())
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_unix_connection(f"{self._folder}/redis.sock")
+        for source, sink in ((reader, far_writer), (far_reader, writer)):
+            pipe = asyncio.create_task(self._pipe(source, sink))
+            self._pipes.add(pipe)
+            pipe.add_done_callback(self._pipes.discard)
+
+    @staticmethod
+    async def _pipe(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            try:
+                while data := await source.read(65_536):
+                    sink.write(data)
+            finally:
+                sink.close()
+
+
+@pytest.fixture
+def cable(other_loop: Loop, redis_process: RedisProcess) -> Iterator[Cable]:
+    cable = Cable(other_loop, redis_process)
+    cable.mend()
+    yield cable
+    cable.cut()
+
+
+def test_a_key_revoked_while_redis_was_away_is_refused_once_it_is_back(alone: World, cable: Cable) -> None:
+    one, two = alone.start(), alone.start(ledger={"url": cable.url, "wait_ms": 5})
+    key, other = created(one)["key"], created(one, "other")["key"]
+    soon(two, other, 200)
+    cable.cut()
+    admin(one, "POST", "keys/app/revoke")
+    until(lambda: two.client.get("/readyz").json()["keys"]["status"] == "degraded")
+    assert (status(two, key), status(one, key)) == (200, 401)
+    cable.mend()
+    soon(two, key, 401)
+    assert status(two, other) == 200
+
+
+def test_of_changes_at_once_on_two_replicas_none_is_lost(alone: World) -> None:
+    gateways = alone.start(), alone.start()
+
+    def create(n: int) -> int:
+        return admin(gateways[n % 2], "POST", "keys", {"name": f"app-{n // 2}"}).status_code
+
+    with ThreadPoolExecutor(4) as threads:
+        codes = list(threads.map(create, range(12)))
+    for pair in range(6):
+        assert sorted(codes[2 * pair : 2 * pair + 2]) == [201, 409]
+    assert len(admin(gateways[0], "GET", "keys").json()["data"]) == 6
+    assert len(admin(gateways[0], "GET", "audit").json()["data"]) == 6
+
+
+FIELDS = (
+    "name",
+    "owner",
+    "team",
+    "expires_at",
+    "models",
+    "preferences",
+    "limits",
+    "budget",
+    "tags",
+    "overlap_s",
+    "x",
+)
+PLAIN = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20)
+)
+JSON = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner))
+LIKELY = st.sampled_from(
+    ["app", "key_1", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", 1e12, {"usd": 1e-30, "per": "day"}]
+)
+
+
+@pytest.fixture(scope="module")
+def fuzzed(one_for_all: World) -> Iterator[Gateway]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POINTSMAN_TEST_SECRET", "a-server-secret-marker")
+        patch.setenv("POINTSMAN_TEST_ADMIN", "admin-credential-marker")
+        yield one_for_all.start(auth=AUTH)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    path=st.sampled_from([("POST", "keys"), ("PATCH", "keys/app"), ("POST", "keys/app/rotate"), ("POST", "teams")]),
+    body=st.dictionaries(st.sampled_from(FIELDS), JSON | LIKELY, max_size=4).map(
+        lambda body: {"name": "app"} | body
+    ),
+)
+def test_no_body_of_whatever_shape_is_an_error_of_ours(
+    path: tuple[str, str], body: dict[str, Any], fuzzed: Gateway
+) -> None:
+    answer = admin(fuzzed, *path, body)
+    assert answer.status_code in (200, 201) or answer.json()["error"]["message"], answer.text
+    assert answer.status_code < 500, answer.text
+    assert admin(fuzzed, "GET", "keys").status_code == 200
