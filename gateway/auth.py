@@ -48,16 +48,20 @@ class Keyring:
         if self._admins.keys() & self._configured.keys():
             raise ConfigError("auth.admin: the credential is also one of auth.keys; give it one of its own")
         self._callers = self._configured
+        self._made: dict[str, tuple[KeyRecord, dict[bytes, Caller]]] = {}
         self._anyone = not settings.keys and settings.secret is None
         self._learned = settings.secret is None
 
     def learn(self, book: Book) -> None:
         """The virtual keys, from now on. One of a team that is not there lets nobody in."""
         callers: dict[bytes, Caller] = {}
-        for key in book.keys.values():
+        made: dict[str, tuple[KeyRecord, dict[bytes, Caller]]] = {}
+        for name, key in book.keys.items():
             if key.revoked_at is None and (key.team is None or key.team in book.teams):
-                for secret in key.secrets:
-                    callers[bytes.fromhex(secret.digest)] = Caller(key.name, key, key.until_s(secret))
+                known = self._made.get(name)  # a change is of one key, and the others are thousands
+                made[name] = known if known is not None and known[0] is key else (key, _callers_of(key))
+                callers |= made[name][1]
+        self._made = made
         self._callers = callers | self._configured
         self._learned = True
 
@@ -90,6 +94,11 @@ class Keyring:
 
 
 _ANYONE = Caller(ANONYMOUS)
+
+
+def _callers_of(key: KeyRecord) -> dict[bytes, Caller]:
+    """By digest; one for each secret, since each has its own end."""
+    return {bytes.fromhex(secret.digest): Caller(key.name, key, key.until_s(secret)) for secret in key.secrets}
 
 
 def _given(headers: Headers) -> bytes:

@@ -1,6 +1,5 @@
 """What is kept of a virtual key and of a team, and what an operator may say of them."""
 
-import hashlib
 import hmac
 import math
 import re
@@ -152,7 +151,7 @@ def new_secret() -> str:
 
 def digest_of(server_secret: bytes, key: bytes) -> bytes:
     """The keyed hash under which a key is kept and looked up."""
-    return hmac.digest(server_secret, key, hashlib.sha256)
+    return hmac.digest(server_secret, key, "sha256")
 
 
 def now() -> datetime:
