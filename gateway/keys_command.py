@@ -191,12 +191,13 @@ def show_key(client: AdminClient, key: str) -> None:
 @keys.command("update")
 @click.argument("key")
 @click.option("--name")
+@click.option("--clear", multiple=True, help="a field that goes back to its default, as expires_at; repeatable")
 @spoken
 @reaching
 @limited
-def update_key(client: AdminClient, key: str, caps: dict[str, Any], **fields: Any) -> None:
+def update_key(client: AdminClient, key: str, clear: tuple[str, ...], caps: dict[str, Any], **fields: Any) -> None:
     """Replaces what the options name of a KEY."""
-    _print(client.patch("keys", key, body=_given(caps, fields)))
+    _print(client.patch("keys", key, body=dict.fromkeys(clear) | _given(caps, fields)))
 
 
 @keys.command("rotate")
@@ -260,11 +261,14 @@ def show_team(client: AdminClient, name: str) -> None:
 
 @teams.command("update")
 @click.argument("name")
+@click.option("--clear", multiple=True, help="a field that goes back to its default, as budget; repeatable")
 @reaching
 @limited
-def update_team(client: AdminClient, name: str, caps: dict[str, Any], **fields: Any) -> None:
+def update_team(
+    client: AdminClient, name: str, clear: tuple[str, ...], caps: dict[str, Any], **fields: Any
+) -> None:
     """Replaces what the options name of the team NAME."""
-    _print(client.patch("teams", name, body=_given(caps, fields)))
+    _print(client.patch("teams", name, body=dict.fromkeys(clear) | _given(caps, fields)))
 
 
 @teams.command("delete")

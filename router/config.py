@@ -296,7 +296,8 @@ def _expected(error: Any) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         return "unknown key"
-    if error["type"] == "model_type" and error["loc"][-1] in ("api_key", "password", "secret"):
+    place = next(part for part in reversed(error["loc"]) if isinstance(part, str)) if error["loc"] else ""
+    if error["type"] in ("model_type", "tuple_type") and place in ("api_key", "password", "secret", "admin"):
         return "a secret is never written here: give {env: VARIABLE} or {file: PATH}"
     value = error.get("input")
     # a header or a mapping may hold a secret that was put where only its place belongs

@@ -53,8 +53,9 @@ def test_the_life_of_a_key(gateway: Gateway) -> None:
         2,
     )
     assert "app" in done(keys, "list", "--team", "lab") and key not in done(keys, "list", "--json")
-    done(keys, "update", "app", "--owner", "Ada")
-    assert json.loads(done(keys, "show", said["id"]))["owner"] == "Ada"
+    done(keys, "update", "app", "--owner", "Ada", "--clear", "limits")
+    again = json.loads(done(keys, "show", said["id"]))
+    assert (again["owner"], again["limits"]["concurrency"], again["tags"]) == ("Ada", None, ["prod"])
     new = done(keys, "rotate", "app", "--overlap", "0").strip()
     assert (status(gateway, key), status(gateway, new)) == (401, 200)
     done(keys, "revoke", "app")
