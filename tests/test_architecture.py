@@ -56,7 +56,8 @@ BASE = {
     "training/studies": {"base", "rewording", "ablation", "cost", "domain", "expert", "robustness"},
     "training/page": {"theme", "elements", "forest", "verdict", "report_charts", "report_section", "study_section"},
     "gateway": {
-        "errors", "auth", "metrics", "wire", "protocol", "service", "permission", "admin", "admin_client",
+        "errors", "auth", "metrics", "wire", "protocol", "service", "permission", "admin",
+        "admin_client", "key_options",
         "chat_request", "reserving", "chat", "embeddings", "surfaces", "preview", "doctor", "app", "server",
         "translation", "completions", "anthropic_request", "anthropic_answer", "messages",
     },
