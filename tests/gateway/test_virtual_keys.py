@@ -177,6 +177,17 @@ def test_a_key_reaches_its_models_only(alone: World) -> None:
     assert not alone.large.requests
 
 
+def test_an_embedding_model_is_one_of_its_models_too(alone: World) -> None:
+    embedder = {**alone.settings["experts"][0], "name": "embedder", "serves": "embeddings", "tier": None}
+    alone.settings["experts"].append(embedder)
+    gateway = alone.start()
+    headers = {"authorization": f"Bearer {created(gateway, models=['small'])['key']}"}
+    answer = gateway.post("/v1/embeddings", model="auto", input="hello", headers=headers)
+    assert answer.status_code == 403 and "may not use 'embedder'" in answer.json()["error"]["message"]
+    assert not alone.small.requests
+    assert created(gateway, "other", models=["embedder"])["models"] == ["embedder"]
+
+
 def test_a_key_has_its_preferences_and_policies_only(alone: World) -> None:
     gateway = alone.start()
     key = created(gateway, preferences=["cheap"])["key"]
@@ -287,6 +298,7 @@ def test_keys_outlive_a_restart_of_gateway_and_redis(alone: World, redis_process
     key = created(one)["key"]
     one.stop()
     alone.running.remove(one)
+    redis_process.command("SHUTDOWN")  # it writes what it holds, as a machine that is restarted lets it
     redis_process.kill()
     redis_process.start()
     assert status(alone.start(), key) == 200
@@ -332,6 +344,7 @@ def test_a_frozen_redis_changes_nothing_for_known_keys(alone: World, redis_proce
 def test_until_redis_was_read_nobody_is_taken_for_a_stranger(alone: World, redis_process: RedisProcess) -> None:
     one = alone.start()
     key = created(one)["key"]
+    redis_process.command("SHUTDOWN")
     redis_process.kill()
     two = alone.start()
     for one_key in (key, "pmk_wrong"):
