@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
+from gateway import admin
 from gateway.chat import Chat, Exchange
 from gateway.completions import Completions
 from gateway.errors import Failure, describe, failure, internal
@@ -66,6 +67,7 @@ def create_app(settings: Settings) -> Application:
         COMPLETIONS_PATH: Translated(service, Completions),
     }
     app.include_router(api)
+    app.include_router(admin.api if settings.auth.admin else admin.off)
     app.add_exception_handler(PointsmanError, _ours)
     app.add_exception_handler(PoolError, _ours)
     app.add_exception_handler(ClientGone, _gone)

@@ -16,8 +16,10 @@ from typing import Any
 
 import orjson
 
+from gateway.auth import Caller
 from gateway.chat_request import ChatRequest, parse_chat
 from gateway.errors import Failure, describe, failure, internal, stream_error
+from gateway.permission import permitted
 from gateway.reserving import Bill, reserve
 from gateway.service import Service
 from gateway.wire import JSON, ClientGone, Headers, read_body, send_failure, until_gone
@@ -30,6 +32,7 @@ from router.errors import (
 from router.experts.base import Answer, Call, Stream
 from router.experts.pool import Attempt, PoolError, Served
 from router.explanation import why
+from router.keys.records import KeyRecord
 from router.types import Decision, Usage, Wishes
 
 log = logging.getLogger("pointsman")
@@ -52,6 +55,7 @@ class Exchange:
         "call",
         "caller",
         "decision",
+        "key",
         "most_tokens",
         "request_id",
         "started",
@@ -68,6 +72,7 @@ class Exchange:
             "",
         ) or "req_" + secrets.token_hex(12)
         self.caller = ""
+        self.key: KeyRecord | None = None  # the caller's, where it is a virtual one
         self.call: Call | None = None  # while an expert is asked and nothing has come yet
         self.decision: Decision | None = None
         self.attempts: list[Attempt] = []
@@ -78,6 +83,9 @@ class Exchange:
         self.most_tokens: int | None = None
         self.wishes: Wishes | None = None
         self.bill: Bill | None = None  # where limits or budgets are configured
+
+    def known(self, caller: Caller) -> None:
+        self.caller, self.key = caller.name, caller.key
 
     def failures(self) -> str:
         """What came of the experts that were asked in vain, for the log."""
@@ -138,7 +146,7 @@ class Chat:
         exchange = Exchange(scope["headers"])
         service.metrics.in_flight.inc()
         try:
-            exchange.caller = service.keyring.caller(scope["headers"])
+            exchange.known(service.keyring.caller(scope["headers"]))
             data = await read_body(scope["headers"], receive, service.settings.limits.body_bytes)
             request = self._parse(data, scope["headers"], service.chat_experts)
             await until_gone(self._answer(exchange, request, scope["headers"], send), receive)
@@ -165,6 +173,8 @@ class Chat:
 
     async def _answer(self, exchange: Exchange, request: ChatRequest, headers: Headers, send: Any) -> None:
         service = self._service
+        if exchange.key is not None:
+            request = permitted(exchange.key, request, service.router.use, service.settings.policy.preference)
         exchange.wishes = request.wishes
         exchange.wants_stream, exchange.most_tokens = request.stream, request.max_output_tokens
         decision = await decide(service, request, exchange.caller)

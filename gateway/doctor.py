@@ -80,6 +80,9 @@ async def _expert(settings: ExpertSettings, prices: PriceMap) -> tuple[list[Find
 async def _keys(settings: Settings) -> str:
     Keyring(settings.auth)
     count = len(settings.auth.keys)
+    if settings.auth.secret is not None:
+        managed = "managed by pointsman keys" if settings.auth.admin else "nobody manages them without auth.admin"
+        return f"{count} API keys, and virtual keys ({managed})"
     return f"{count} API keys" if count else f"no API key: everyone who reaches {settings.host} may call"
 
 

@@ -9,19 +9,27 @@ import orjson
 from router.errors import (
     CALLERS_FAULT,
     BodyTooLarge,
+    Conflict,
     ExpertError,
+    Forbidden,
+    LedgerError,
     NoExpertFits,
     NoHealthyExpert,
     OverLimit,
     PointsmanError,
     RequestError,
     UnknownModel,
+    UnknownRecord,
 )
 from router.experts.pool import PoolError
 
 
 class Unauthorized(PointsmanError):
     """No key, or a wrong one: the caller is told the same in both cases."""
+
+
+class KeysUnknown(PointsmanError):
+    """The keys were never read, since Redis is away: nobody can be told from a stranger yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,10 @@ def describe(error: PointsmanError | PoolError) -> Failure:
         return answer
     if isinstance(error, OverLimit):
         return _over_limit(error)
+    if isinstance(error, KeysUnknown | LedgerError):
+        answer = failure(503, str(error), code="ledger_unavailable")
+        answer.headers.extend(_retry_after(1.0))
+        return answer
     return internal()
 
 
@@ -85,8 +97,12 @@ def internal() -> Failure:
 
 
 def _request_status(error: RequestError) -> int:
-    if isinstance(error, UnknownModel):
+    if isinstance(error, Forbidden):
+        return 403
+    if isinstance(error, UnknownModel | UnknownRecord):
         return 404
+    if isinstance(error, Conflict):
+        return 409
     if isinstance(error, BodyTooLarge):
         return 413
     if isinstance(error, NoExpertFits) and error.code != "context_length_exceeded":

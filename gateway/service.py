@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateway.auth import Keyring
+from gateway.auth import ANONYMOUS, Keyring
 from gateway.metrics import Metrics
 from policies import default_artifact, load_policy
 from router.artifact import Artifact, check_encoder
@@ -25,6 +25,8 @@ from router.expert_names import columns
 from router.experts.base import Expert
 from router.experts.pool import Pool
 from router.experts.prices import PriceMap, describe
+from router.keys.office import KeyOffice
+from router.keys.registry import Book, KeyRegistry
 from router.ledger.admission import Admission
 from router.ledger.caps import Caps
 from router.ledger.ledger import Ledger
@@ -93,9 +95,21 @@ class Service:
             raise ConfigError("experts: none of them serves chat and is enabled")
         self.metrics = Metrics(self.pool.experts)
         self.ledger = Ledger(settings.ledger)
-        caps = Caps(settings)
+        self._caps = caps = Caps(settings)
+        server_secret = self.keyring.server_secret
         #: None where nothing is limited: then no request asks Redis for anything.
-        self.admission = Admission(caps, self.ledger.client, settings.ledger.wait_ms / 1e3) if caps.any() else None
+        self.admission = (
+            Admission(caps, self.ledger.client, settings.ledger.wait_ms / 1e3)
+            if caps.any() or server_secret
+            else None
+        )
+        #: None without virtual keys, as is `office`, which changes them.
+        self.registry = (
+            KeyRegistry(self.ledger.client, self.ledger.status().server, server_secret, self._keys_changed)
+            if server_secret
+            else None
+        )
+        self.office: KeyOffice | None = None
         self.metrics.watch_ledger(lambda: not self.ledger.degraded, lambda: self.ledger.owed)
         self.encoder: Encoder | None = None
         self.ready = False
@@ -115,6 +129,8 @@ class Service:
                 group.create_task(self.ledger.open())
                 group.create_task(self.pool.open())
                 await asyncio.shield(loading)
+            if self.registry is not None:
+                await self.registry.open()
         except BaseException as error:
             # no thread can be stopped midway: what it opens is there to be closed once it has ended
             await asyncio.wait({loading})
@@ -124,16 +140,37 @@ class Service:
             raise
         if self.admission is not None:
             await self.admission.open()
+        if self.registry is not None:
+            reserved = {key.name for key in self.settings.auth.keys} | {ANONYMOUS}
+            self.office = KeyOffice(self.registry, self.keyring.server_secret, self.models(), reserved)
         self.ready = True
 
     async def close(self) -> None:
         self.ready = False
         await self.pool.close()
+        if self.registry is not None:
+            await self.registry.close()
         if self.admission is not None:
             await self.admission.close()
         await self.ledger.close()
         if self.encoder is not None:
             await asyncio.to_thread(self.encoder.close)
+
+    def models(self) -> tuple[str, ...]:
+        """The names of the experts and of the local encoder, where there is one."""
+        local = () if self.encoder is None else (self.encoder.name,)
+        return (*(spec.name for spec in self.pool.specs if spec.enabled), *local)
+
+    def _keys_changed(self, book: Book) -> None:
+        self.keyring.learn(book)
+        teams = {name: team.caps for name, team in book.teams.items()}
+        self._caps.learn(
+            {
+                key.name: key.caps + teams.get(key.team or "", ())
+                for key in book.keys.values()
+                if key.revoked_at is None
+            }
+        )
 
     def _load(self) -> None:
         settings = self.settings.policy

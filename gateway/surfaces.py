@@ -11,12 +11,14 @@ from gateway.chat import Exchange, decide, decision_json
 from gateway.chat_request import ROUTED, parse_chat
 from gateway.embeddings import SURFACE, call_of, encode_locally, parse_embeddings
 from gateway.metrics import CONTENT_TYPE
+from gateway.permission import permit_model, permitted
 from gateway.reserving import Bill
 from gateway.service import Service
 from gateway.wire import read_body, until_gone
 from router.errors import UnknownModel
 from router.experts.base import Call
 from router.experts.pool import PoolError
+from router.keys.records import KeyRecord
 from router.router import callers_choice
 from router.types import Usage
 
@@ -37,7 +39,7 @@ def exchange_of(request: Request, service: In) -> Exchange:
     """The request's bookkeeping. Refuses a request without a known key."""
     exchange = Exchange(request.headers.raw)
     request.state.exchange = exchange
-    exchange.caller = service.keyring.caller(request.headers.raw)
+    exchange.known(service.keyring.caller(request.headers.raw))
     return exchange
 
 
@@ -72,7 +74,7 @@ async def readyz(service: In) -> Response:
     status = "ok" if ledger.ok else "degraded"
     if not ready:
         status = "encoder failed" if service.ready else "starting"
-    state = {
+    state: dict[str, Any] = {
         "status": status,
         "policy": service.router.use.label if service.ready else None,
         "encoder": service.encoder.name if service.encoder is not None else None,
@@ -83,6 +85,9 @@ async def readyz(service: In) -> Response:
             if expert.spec.enabled
         },
     }
+    if service.registry is not None:
+        reason = service.registry.reason
+        state["keys"] = {"status": "degraded" if reason else "ok", "reason": reason}
     return Response(orjson.dumps(state), 200 if ready else 503, media_type="application/json")
 
 
@@ -92,26 +97,29 @@ async def metrics(service: In) -> Response:
     return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
 
-def _models(service: Service) -> list[dict[str, Any]]:
+def _models(service: Service, key: KeyRecord | None) -> list[dict[str, Any]]:
     names = [(name, "pointsman") for name in ROUTED]
     names += [(spec.name, "expert") for spec in service.pool.specs if spec.enabled]
     if service.encoder is not None:
         names.append((service.encoder.name, "pointsman"))
+    allowed = None if key is None or key.models is None else {*ROUTED, *key.models}
     return [
-        {"id": name, "object": "model", "created": service.started_at, "owned_by": owner} for name, owner in names
+        {"id": name, "object": "model", "created": service.started_at, "owned_by": owner}
+        for name, owner in names
+        if allowed is None or name in allowed
     ]
 
 
 @api.get("/v1/models")
 async def models(service: In, exchange: Known) -> Response:
-    """The routed names, the experts, and the local encoder."""
-    return answer({"object": "list", "data": _models(service)}, exchange)
+    """The routed names, the experts, and the local encoder; of these what the caller's key may use."""
+    return answer({"object": "list", "data": _models(service, exchange.key)}, exchange)
 
 
 @api.get("/v1/models/{name:path}")
 async def model(name: str, service: In, exchange: Known) -> Response:
     """One model by its name, which may hold slashes."""
-    known = _models(service)
+    known = _models(service, exchange.key)
     for entry in known:
         if entry["id"] == name:
             return answer(entry, exchange)
@@ -123,6 +131,8 @@ async def model(name: str, service: In, exchange: Known) -> Response:
 async def route(body: Body, request: Request, service: In, exchange: Known) -> Response:
     """The decision alone for a chat request; nothing is called and nothing is billed."""
     parsed = parse_chat(body, request.headers.raw, service.chat_experts)
+    if exchange.key is not None:
+        parsed = permitted(exchange.key, parsed, service.router.use, service.settings.policy.preference)
     decision = await decide(service, parsed, exchange.caller)
     exchange.decision = decision
     return answer(decision_json(decision), exchange)
@@ -133,6 +143,8 @@ async def embeddings(body: Body, request: Request, service: In, exchange: Known)
     """OpenAI's embeddings, from an embedding expert or the local encoder."""
     encoder = service.encoder
     parsed = parse_embeddings(body, service.embedding_experts, encoder.name if encoder is not None else None)
+    if exchange.key is not None:
+        permit_model(exchange.key, parsed.expert or (encoder.name if encoder is not None else ""))
     if parsed.expert is None:
         assert encoder is not None
         vectors = await encode_locally(parsed, encoder)

@@ -195,8 +195,18 @@ class KeySettings(Secret):
     budget: Budgets = ()
 
 
+class AdminSettings(Secret):
+    """A credential for the admin API; `name` is what its audit log calls whoever uses it."""
+
+    name: Name = "admin"
+
+
 class AuthSettings(Section):
+    """With `secret`, under which they are hashed, there are virtual keys; with `admin` they can be managed."""
+
     keys: tuple[KeySettings, ...] = ()
+    secret: Secret | None = None
+    admin: Annotated[tuple[AdminSettings, ...], BeforeValidator(_listed)] = ()
     allow_anonymous: bool = False
 
 
@@ -238,10 +248,11 @@ class Settings(Section):
             other = kept.setdefault(key.name, key)
             if (key.limits, key.budget) != (other.limits, other.budget):
                 raise ValueError(f"auth.keys: two keys are called {key.name!r}, with different limits or budgets")
-        if self.host not in LOOPBACK and not self.auth.keys and not self.auth.allow_anonymous:
+        open_door = not self.auth.keys and self.auth.secret is None
+        if self.host not in LOOPBACK and open_door and not self.auth.allow_anonymous:
             raise ValueError(
                 f"auth.keys: host {self.host!r} can be reached from other machines and there is no API key; "
-                "add auth.keys, bind to 127.0.0.1, or set auth.allow_anonymous: true"
+                "add auth.keys or auth.secret, bind to 127.0.0.1, or set auth.allow_anonymous: true"
             )
         return self
 
@@ -285,7 +296,8 @@ def _expected(error: Any) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         return "unknown key"
-    if error["type"] == "model_type" and error["loc"][-1] in ("api_key", "password"):
+    place = next(part for part in reversed(error["loc"]) if isinstance(part, str)) if error["loc"] else ""
+    if error["type"] in ("model_type", "tuple_type") and place in ("api_key", "password", "secret", "admin"):
         return "a secret is never written here: give {env: VARIABLE} or {file: PATH}"
     value = error.get("input")
     # a header or a mapping may hold a secret that was put where only its place belongs

@@ -10,7 +10,10 @@
     │   ├── InvalidRequest     malformed or contradictory
     │   ├── UnknownModel       no such expert or routed name
     │   ├── NoExpertFits       no expert can take the request, or none within its limits
-    │   └── BodyTooLarge       over the configured size
+    │   ├── BodyTooLarge       over the configured size
+    │   ├── Forbidden          the caller's key may not do that
+    │   ├── UnknownRecord      no such key or team
+    │   └── Conflict           what there is does not allow the change
     ├── OverLimit          a rate limit or a budget is used up
     ├── NoHealthyExpert    every expert that could answer is resting after failures
     └── ExpertError        an expert failed; `kind` says how, `retryable` whether another may be asked
@@ -94,6 +97,18 @@ class NoExpertFits(RequestError):
 
 class BodyTooLarge(RequestError):
     code = "request_too_large"
+
+
+class Forbidden(RequestError):
+    code = "not_allowed"
+
+
+class UnknownRecord(RequestError):
+    code = "not_found"
+
+
+class Conflict(RequestError):
+    code = "conflict"
 
 
 class NoHealthyExpert(PointsmanError):

@@ -80,6 +80,7 @@ class Wishes:
     max_latency_s: float | None = None
     only: frozenset[str] | None = None
     exclude: frozenset[str] = frozenset()
+    allowed: frozenset[str] | None = None  # not the caller's wish: what their key may use; None: all
     policy: str | None = None
     session: str | None = None
     explain: bool = False

@@ -1,7 +1,7 @@
 """Caps: every rate limit and budget of the configuration as one kind of thing, a key with a most.
 
 Keys, under the ledger's hash tag, so that one step over all caps of a request stays in one slot of a cluster.
-SCOPE is `gateway`, `key:NAME` or `expert:NAME`:
+SCOPE is `gateway`, `key:NAME` (`key:ID` of a virtual key), `team:NAME` or `expert:NAME`:
 
     pointsman:{ledger}:cap:SCOPE:requests       hash, a sliding minute: slot number -> requests; `sum`, `tail`
     pointsman:{ledger}:cap:SCOPE:tokens         the same for tokens
@@ -15,6 +15,7 @@ A sliding window is cut into slots and a slot counts until all of it has left th
 holds more than the limit; a slot is 1/300 of the window, so at most that share of the rate is given away.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,14 +57,15 @@ def reservation_key(reservation: str) -> str:
 
 
 class Caps:
-    """The caps of a configuration, by who calls and who is to answer."""
+    """The caps of a configuration and of the virtual keys, by who calls and who is to answer."""
 
     def __init__(self, settings: Settings) -> None:
         self._gateway = caps_of("gateway", "the gateway", settings.limits, settings.budget)
-        self._keys = {
+        self._configured = {
             key.name: caps_of(f"key:{key.name}", f"key {key.name!r}", key.limits, key.budget)
             for key in settings.auth.keys
         }
+        self._keys: Mapping[str, tuple[Cap, ...]] = self._configured
         self._experts = {
             one.name: caps_of(f"expert:{one.name}", f"expert {one.name!r}", one.limits, one.budget, one.name)
             for one in settings.experts
@@ -71,6 +73,10 @@ class Caps:
 
     def any(self) -> bool:
         return bool(self._gateway or any(self._keys.values()) or any(self._experts.values()))
+
+    def learn(self, virtual: Mapping[str, tuple[Cap, ...]]) -> None:
+        """The caps of the virtual keys, by name, from now on."""
+        self._keys = {**virtual, **self._configured}
 
     def of(self, caller: str, expert: str) -> tuple[Cap, ...]:
         return self._gateway + self._keys.get(caller, ()) + self._experts.get(expert, ())

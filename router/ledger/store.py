@@ -72,12 +72,12 @@ class Store:
 
     async def read(self, base: int = 0) -> dict[str, Load]:
         """The figures of every expert that any replica ever wrote of. Raises `Forgotten`."""
-        async with self._answering():
+        async with answering(self._where):
             names = await self._client.smembers(EXPERTS_KEY)
         return await self._run(sorted(name.decode() for name in names), 0, base, 0.0, b"[]")
 
     async def ping(self) -> None:
-        async with self._answering():
+        async with answering(self._where):
             await self._client.ping()
 
     async def close(self) -> None:
@@ -96,7 +96,7 @@ class Store:
 
         keys = (FORMAT_KEY, EXPERTS_KEY, self._marker, *map(expert_key, experts))
         arguments = (*keys, *self._fixed, number, base, repr(age_s), payload)
-        async with self._answering():
+        async with answering(self._where):
             try:
                 reply: Any = await self._client.evalsha(SCRIPT_SHA, len(keys), *arguments)
             except NoScriptError:
@@ -112,7 +112,7 @@ class Store:
                 f"the ledger in {self._where} has format {detail.decode(errors='replace')!r}, this version "
                 f"of pointsman writes {FORMAT!r}; run the version that wrote it, or use another database"
             )
-        raise LedgerError(self._foreign(f"the key {detail.decode(errors='replace')!r}"))
+        raise LedgerError(foreign(self._where, f"the key {detail.decode(errors='replace')!r}"))
 
     def _load(self, found: Sequence[bytes | None], now: float) -> Load:
         value = dict(zip(HASH, (field or b"0" for field in found), strict=True))
@@ -129,47 +129,50 @@ class Store:
             cost_nano=int(value["cost_nano"]),
         )
 
-    def _foreign(self, what: str) -> str:
-        return f"{self._where} holds foreign data: {what} is not what the ledger writes; use another database"
 
-    @asynccontextmanager
-    async def _answering(self) -> AsyncIterator[None]:
-        """Bounds the wait, and says in our words what went wrong."""
-        from redis.exceptions import RedisError
+@asynccontextmanager
+async def answering(where: str) -> AsyncIterator[None]:
+    """Bounds the wait for the Redis that messages call `where`, and says in our words what went wrong."""
+    from redis.exceptions import RedisError
 
-        try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                yield
-        except (RedisError, OSError) as error:
-            raise self._in_our_words(error) from error
+    try:
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            yield
+    except (RedisError, OSError) as error:
+        raise in_our_words(error, where) from error
 
-    def _in_our_words(self, error: Exception) -> LedgerError:
-        from redis import exceptions
 
-        # the pool wraps what went wrong while it connected
-        inner = error.__cause__ or error.__context__
-        if isinstance(inner, exceptions.AuthenticationError | exceptions.AuthorizationError):
-            error = inner
-        match error:
-            case exceptions.AuthenticationError() | exceptions.AuthorizationError():
-                return LedgerError(
-                    f"{self._where} refuses the password ({error}); check ledger.password or the one in ledger.url"
-                )
-            case exceptions.NoPermissionError():
-                return LedgerError(f"{self._where} does not let this user keep the ledger: {error}")
-            case TimeoutError() | exceptions.TimeoutError():
-                return Unreachable(f"{self._where} did not answer within {ANSWER_TIMEOUT_S:g} s")
-            case exceptions.ResponseError() if "WRONGTYPE" in str(error):
-                return LedgerError(self._foreign(f"a key under {PREFIX}"))
-            case exceptions.MovedError():
-                return LedgerError(
-                    f"{self._where} is a cluster's node, and another one keeps the ledger's slot ({error}): "
-                    "set ledger.url to that one, or to a single server"
-                )
-            case exceptions.ResponseError():
-                return Unreachable(f"{self._where} answers with an error: {error}")
-            case _:
-                return Unreachable(f"{self._where} cannot be reached: {str(error).rstrip('.')}")
+def in_our_words(error: Exception, where: str) -> LedgerError:
+    from redis import exceptions
+
+    # the pool wraps what went wrong while it connected
+    inner = error.__cause__ or error.__context__
+    if isinstance(inner, exceptions.AuthenticationError | exceptions.AuthorizationError):
+        error = inner
+    match error:
+        case exceptions.AuthenticationError() | exceptions.AuthorizationError():
+            return LedgerError(
+                f"{where} refuses the password ({error}); check ledger.password or the one in ledger.url"
+            )
+        case exceptions.NoPermissionError():
+            return LedgerError(f"{where} does not let this user keep the ledger: {error}")
+        case TimeoutError() | exceptions.TimeoutError():
+            return Unreachable(f"{where} did not answer within {ANSWER_TIMEOUT_S:g} s")
+        case exceptions.ResponseError() if "WRONGTYPE" in str(error):
+            return LedgerError(foreign(where, f"a key under {PREFIX}"))
+        case exceptions.MovedError():
+            return LedgerError(
+                f"{where} is a cluster's node, and another one keeps the ledger's slot ({error}): "
+                "set ledger.url to that one, or to a single server"
+            )
+        case exceptions.ResponseError():
+            return Unreachable(f"{where} answers with an error: {error}")
+        case _:
+            return Unreachable(f"{where} cannot be reached: {str(error).rstrip('.')}")
+
+
+def foreign(where: str, what: str) -> str:
+    return f"{where} holds foreign data: {what} is not what the ledger writes; use another database"
 
 
 def _mean(total: bytes, weight: bytes) -> float | None:

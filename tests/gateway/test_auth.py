@@ -1,5 +1,7 @@
 """API keys: who may call what, and that no answer or log line shows one."""
 
+from typing import Any
+
 import pytest
 from serving import HELLO, Gateway, World
 from upstream import Upstream, refuses
@@ -109,3 +111,26 @@ def test_an_open_door_to_the_world_must_be_asked_for(host: str, world: World) ->
         parse_settings(open_door)
     assert parse_settings({**open_door, "auth": {"allow_anonymous": True}}).host == host
     assert parse_settings({**open_door, "auth": KEYS}).host == host
+    assert parse_settings({**open_door, "auth": {"secret": {"env": "X"}}}).host == host
+
+
+@pytest.mark.parametrize("auth", [{"secret": "marker"}, {"admin": "marker"}, {"admin": ["marker"]}])
+def test_a_secret_in_the_configuration_is_not_shown(auth: dict[str, Any], world: World) -> None:
+    with pytest.raises(ConfigError, match="a secret is never written here") as refused:
+        parse_settings({**world.settings, "auth": auth})
+    assert "marker" not in str(refused.value)
+
+
+def test_a_weak_server_secret_and_a_shared_credential_stop_the_start(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALICE", "sk-alice-marker")
+    for auth, said in (
+        ({"secret": {"env": "ALICE"}}, r"auth\.secret: too short"),
+        (
+            {"admin": {"env": "ALICE"}, "keys": [{"name": "alice", "env": "ALICE"}]},
+            r"auth\.admin: .* one of its own",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            world.start(auth=auth)
