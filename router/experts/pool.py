@@ -21,7 +21,7 @@ from router.types import ExpertSpec
 FAIR_S = 5.0  # a timeout under it is the caller's haste and no fault of the expert
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Attempt:
     """One expert asked. `failure` is None for the one that answered."""
 
@@ -126,6 +126,14 @@ class Pool:
         """Seconds until the expert may be asked again; zero while it is healthy."""
         return self._balancers[name].resting_s(asyncio.get_running_loop().time())
 
+    def state(self, name: str) -> str:
+        """In a word: `ok`, `resting`, or how many of its addresses rest."""
+        now, places = asyncio.get_running_loop().time(), self.places(name)
+        resting = sum(place.health.resting_s(now) > 0.0 for place in places)
+        if not resting:
+            return "ok"
+        return "resting" if resting == len(places) else f"{resting} of {len(places)} endpoints resting"
+
     def failed_midway(self, served: Served, error: ExpertError) -> None:
         """A stream that had begun broke off: counts like a failed attempt."""
         self._note(served.place, error, asyncio.get_running_loop().time())
@@ -142,7 +150,6 @@ class Pool:
         for rounds in range(self._retries + 1):
             served = await self._round(asking)
             if served is not None:
-                served.attempts = asking.made
                 return served
             failures = [attempt.failure for attempt in asking.made if attempt.failure is not None]
             telling = [failure for failure in failures if failure.kind in CALLERS_FAULT]
@@ -165,7 +172,7 @@ class Pool:
             if self._patience and (patience := self._patience.get((place.expert.spec.name, streaming))):
                 served = await self._hedged(asking, candidates, place, last, patience)
             else:
-                served = await self._attempt(asking, call, place, last=last)
+                served = await self._attempt(asking, call, place, last)
             if served is not None:
                 return served
             failure = asking.made[-1].failure
@@ -210,7 +217,7 @@ class Pool:
                     break
                 place = balancer.choose(now, tried)
 
-    async def _attempt(self, asking: Asking, call: Call, place: Place, *, last: bool) -> Served | None:
+    async def _attempt(self, asking: Asking, call: Call, place: Place, last: bool) -> Served | None:
         """Asks one address. None where it failed, which the attempts then say."""
         loop = asyncio.get_running_loop()
         expert, health, made = place.expert, place.health, asking.made
@@ -256,7 +263,8 @@ class Pool:
             self._balancers[name].judge(place, began, failed=False)
             if served.answer is not None:
                 place.measured(loop.time(), served.took_s, served.answer.usage)
-        made.append(Attempt(name, None, place=expert.place))
+        made.append(Attempt(name, None, True, expert.place))
+        served.attempts = made
         return served
 
     async def _hedged(
@@ -274,12 +282,12 @@ class Pool:
         call = asking.call
         bound_s = None if last else patience.bound_s()
         if bound_s is None:
-            served = await self._attempt(asking, call, place, last=last)
+            served = await self._attempt(asking, call, place, last)
             if served is not None:
                 patience.add(served.took_s)
             return served
         loop = asyncio.get_running_loop()
-        first = asyncio.ensure_future(self._attempt(asking, call, place, last=last))
+        first = asyncio.ensure_future(self._attempt(asking, call, place, last))
         running = {first}
         try:
             await asyncio.wait(running, timeout=bound_s)
@@ -289,7 +297,7 @@ class Pool:
                 asking.hedging = False
                 if beside is not None:
                     copy = replace(call)  # whose time is its own; who is under way is told of both
-                    running.add(asyncio.ensure_future(self._attempt(asking, copy, beside[0], last=beside[1])))
+                    running.add(asyncio.ensure_future(self._attempt(asking, copy, *beside)))
             served = None
             while running and served is None:
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
