@@ -301,6 +301,7 @@ class Chat:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             async for events in stream:
                 await send({"type": "http.response.body", "body": events, "more_body": True})
+            service.pool.ended(served)
             await send({"type": "http.response.body", "body": b""})
             ok, status = True, 200
         except asyncio.CancelledError:

@@ -27,6 +27,7 @@ from router.experts.pool import Pool
 from router.experts.prices import PriceMap, describe
 from router.ledger.admission import Admission
 from router.ledger.caps import Caps
+from router.ledger.lease import Leases
 from router.ledger.ledger import Ledger
 from router.router import PolicyInUse, Router
 from router.types import Entry, ExpertSpec, Usage
@@ -86,11 +87,18 @@ class Service:
         self.keyring = Keyring(settings.auth)
         prices = PriceMap.installed()
         limits = settings.limits
+        self.ledger = Ledger(settings.ledger)
+        self.leases = Leases(self.ledger.client)
         self.pool = Pool(
             (one for expert in settings.experts for one in build_expert(expert, prices, limits.connections)),
             zone=settings.zone,
             retries=limits.retries,
-            hedge={one.name: share for one in settings.experts if (share := one.hedge or limits.hedge) is not None},
+            hedge={
+                one.name: share
+                for one in settings.experts
+                if one.serves == "chat" and (share := one.hedge or limits.hedge) is not None
+            },
+            lease=self.leases.take,
         )
         enabled = [spec for spec in self.pool.specs if spec.enabled]
         self.chat_experts = tuple(spec.name for spec in enabled if spec.serves == "chat")
@@ -98,7 +106,6 @@ class Service:
         if not self.chat_experts:
             raise ConfigError("experts: none of them serves chat and is enabled")
         self.metrics = Metrics(self.pool.experts)
-        self.ledger = Ledger(settings.ledger)
         caps = Caps(settings)
         #: None where nothing is limited: then no request asks Redis for anything.
         self.admission = Admission(caps, self.ledger.client, settings.ledger.wait_ms / 1e3) if caps.any() else None
@@ -136,6 +143,7 @@ class Service:
     async def close(self) -> None:
         self.ready = False
         await self.pool.close()
+        await self.leases.close()
         if self.admission is not None:
             await self.admission.close()
         await self.ledger.close()

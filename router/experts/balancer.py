@@ -90,7 +90,7 @@ class Balancer:
         seconds, tokens = sum(p.seconds for p in self.places), sum(p.tokens for p in self.places)
         prior = seconds / tokens if tokens > 1.0 else self.places[0].expert.spec.token_s
         return [
-            (p.in_flight + 1) * (p.seconds + PRIOR_TOKENS * prior) / (p.tokens + PRIOR_TOKENS) / p.expert.weight
+            (p.in_flight / p.expert.weight + 1) * (p.seconds + PRIOR_TOKENS * prior) / (p.tokens + PRIOR_TOKENS)
             for p in free
         ]
 

@@ -36,7 +36,7 @@ class Answer:
 
 
 class Stream(ABC):
-    """A streaming answer whose first event has arrived: from here on no other expert is asked.
+    """A streaming answer whose first content has arrived: from here on no other expert is asked.
 
     Iterating yields whole server-sent events (one or several per item, each ending in a blank line), the last
     of them `data: [DONE]`. Usage chunks are stripped unless the caller asked. A failure on the way raises
@@ -80,7 +80,10 @@ class Expert(ABC):
 
     @abstractmethod
     async def stream(self, call: Call) -> Stream:
-        """Starts a stream and waits for its first event. Raises `ExpertError` until then."""
+        """Starts a stream and waits for its first content; a role alone is none.
+
+        Raises `ExpertError` until then.
+        """
 
     @abstractmethod
     async def probe(self) -> str:

@@ -12,7 +12,7 @@ from router.config import EndpointSettings
 from router.errors import ConfigError, ExpertError, FailureKind, InvalidRequest
 from router.experts.base import Answer, Call, Expert, Stream
 from router.experts.http import Exchange, Origin, TransportError
-from router.experts.sse import Rewriter, StreamError, usage_of
+from router.experts.sse import HELD_BYTES, Rewriter, StreamError, has_content, usage_of
 from router.types import ExpertSpec, Usage
 
 #: The list that an answer must hold, by surface.
@@ -124,7 +124,7 @@ class EndpointExpert(Expert):
             exchange.limit_silence(self._settings.first_byte_timeout_s)
         except TimeoutError:
             exchange.finish()
-            raise self._failed("timeout", "sent no first event in time") from None
+            raise self._failed("timeout", "sent no first word in time") from None
         except BaseException:
             exchange.finish()
             raise
@@ -215,10 +215,13 @@ class EndpointStream(Stream):
         return self._rewriter.usage
 
     async def prime(self) -> None:
-        """Waits for the first event. Raises `ExpertError` where there is none or it is an error."""
-        while not self._first:
-            self._first = await self._read()
-            if not self._first and self._rewriter.failure is not None:
+        """Waits for the first content. Raises `ExpertError` where there is none or an error comes before it."""
+        while True:
+            events = await self._read()
+            self._first += events
+            if has_content(events) or len(self._first) > HELD_BYTES or self._rewriter.done:
+                return
+            if self._rewriter.failure is not None:
                 raise self._expert.stream_failed(self._rewriter.failure)
 
     async def _read(self) -> bytes:

@@ -43,6 +43,11 @@ class Health:
         self.until = 0.0
         self.trying = False
 
+    def begun(self) -> None:
+        """A stream has begun: the address is back. Earlier failures count until one ends as it should."""
+        self.until = 0.0
+        self.trying = False
+
     def fail(self, now: float, retry_after_s: float | None) -> None:
         self.failures += 1
         if retry_after_s is not None:

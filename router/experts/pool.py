@@ -134,6 +134,12 @@ class Pool:
             return "ok"
         return "resting" if resting == len(places) else f"{resting} of {len(places)} endpoints resting"
 
+    def ended(self, served: Served) -> None:
+        """A stream came to its end."""
+        served.place.health.succeed()
+        if served.place.expert.place:
+            self._balancers[served.expert].judge(served.place, asyncio.get_running_loop().time(), failed=False)
+
     def failed_midway(self, served: Served, error: ExpertError) -> None:
         """A stream that had begun broke off: counts like a failed attempt."""
         self._note(served.place, error, asyncio.get_running_loop().time())
@@ -153,14 +159,15 @@ class Pool:
                 return served
             failures = [attempt.failure for attempt in asking.made if attempt.failure is not None]
             telling = [failure for failure in failures if failure.kind in CALLERS_FAULT]
-            pause = None
-            if rounds < self._retries and not telling:
-                pause = pause_s(failures, rounds, call.deadline - asyncio.get_running_loop().time())
-            if pause is None:
+            if rounds == self._retries or telling:
+                break
+            now = asyncio.get_running_loop().time()
+            passing = {failure.expert for failure in failures if failure.kind in PASSING}
+            asking.order = [name for name in order if name in passing and self._budgets[name].left(now)]
+            pause = pause_s(failures, rounds, call.deadline - now)
+            if pause is None or not asking.order:
                 break
             await asyncio.sleep(pause)
-            passing = {failure.expert for failure in failures if failure.kind in PASSING}
-            asking.order = [name for name in order if name in passing]
             asking.again = True
         raise PoolError((telling or failures[::-1])[0], asking.made)
 
@@ -258,10 +265,12 @@ class Pool:
             if not busy:
                 place.in_flight -= 1
         call.under_way.remove(mark)
-        health.succeed()
-        if shared:
-            self._balancers[name].judge(place, began, failed=False)
-            if served.answer is not None:
+        if served.answer is None:
+            health.begun()
+        else:
+            health.succeed()
+            if shared:
+                self._balancers[name].judge(place, began, failed=False)
                 place.measured(loop.time(), served.took_s, served.answer.usage)
         made.append(Attempt(name, None, True, expert.place))
         served.attempts = made

@@ -34,11 +34,15 @@ class RetryBudget:
         """Counts one request's first attempt."""
         self._requests[self._slot(now)] += 1
 
+    def left(self, now: float) -> bool:
+        """Whether one more repeat may be."""
+        self._slot(now)
+        return sum(self._repeats) + 1 <= max(FLOOR, SHARE * sum(self._requests))
+
     def take(self, now: float) -> bool:
         """Counts one repeat, if it may be."""
-        slot = self._slot(now)
-        allowed = sum(self._repeats) + 1 <= max(FLOOR, SHARE * sum(self._requests))
-        self._repeats[slot] += allowed
+        allowed = self.left(now)
+        self._repeats[self._slot(now)] += allowed
         return allowed
 
     def _slot(self, now: float) -> int:
