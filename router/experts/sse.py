@@ -21,6 +21,7 @@ DONE = b"data: [DONE]\n\n"
 MOST_TOKENS = 1_000_000_000  # a count above it is no count: it would only overflow whatever sums it
 HELD_BYTES = 65_536  # of a stream without content; one that goes on is passed as it is
 PROBATION_EVENTS = 4  # where an event does not begin with its id, so many are looked at for it
+_WORD = re.compile(rb'"(?:content|reasoning_content|reasoning|arguments)"\s*:\s*"[^"]')
 _MODEL = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
 
 
@@ -61,6 +62,8 @@ def event(data: dict[str, Any]) -> bytes:
 
 def has_content(events: bytes) -> bool:
     """Whether events that are ours hold a word of an answer: more than the roles that begin it, or its end."""
+    if _WORD.search(events):  # nearly always; inside a text its quotes would be escaped
+        return True
     for block in events.split(b"\n\n"):
         if block == b"data: [DONE]":
             return True
