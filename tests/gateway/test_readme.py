@@ -14,8 +14,11 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_readmes_configuration_fits_the_shipped_policy() -> None:
-    block, limits = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    block, failures, limits = re.findall(
+        r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
     settings = parse_settings({**yaml.safe_load(block), **yaml.safe_load(limits)})
+    assert len(parse_settings({**yaml.safe_load(failures), **yaml.safe_load(limits)}).experts) == 1
     specs = [
         ExpertSpec(name=expert.name, price=Price(0, 0), like=expert.like, tier=expert.tier)
         for expert in settings.experts
