@@ -62,6 +62,7 @@ class Asking:
     most: int  # experts, and addresses of each
     streaming: bool
     made: list[Attempt] = field(default_factory=list)
+    asked: int = 0  # experts, in this round
     needed_context: int = 0
     again: bool = False  # all have been asked before
     hedging: bool = False  # the next attempt runs beside one that is under way; it is paid for
@@ -153,6 +154,13 @@ class Pool:
         the last.
         """
         asking = Asking(call, order, attempts, streaming)
+        places = self._balancers[order[0]].places
+        if len(places) == 1 and not self._patience:  # nearly always all there is to it
+            asking.asked = 1
+            self._budgets[order[0]].asked(asyncio.get_running_loop().time())
+            served = await self._attempt(asking, call, places[0], min(attempts, len(order)) == 1)
+            if served is not None:
+                return served
         for rounds in range(self._retries + 1):
             served = await self._round(asking)
             if served is not None:
@@ -168,12 +176,14 @@ class Pool:
             if pause is None or not asking.order:
                 break
             await asyncio.sleep(pause)
-            asking.again = True
+            asking.again, asking.asked = True, 0
         raise PoolError((telling or failures[::-1])[0], asking.made)
 
     async def _round(self, asking: Asking) -> Served | None:
         """Asks each candidate once; None where none answered."""
         call, streaming = asking.call, asking.streaming
+        if asking.asked and _is_final(asking):
+            return None
         candidates = self._candidates(asking)
         for place, last in candidates:
             if self._patience and (patience := self._patience.get((place.expert.spec.name, streaming))):
@@ -182,17 +192,15 @@ class Pool:
                 served = await self._attempt(asking, call, place, last)
             if served is not None:
                 return served
-            failure = asking.made[-1].failure
-            assert failure is not None
-            if not failure.retryable and not (failure.kind == "content_filter" and call.moves_on_refusal):
+            if _is_final(asking):
                 return None
         return None
 
     def _candidates(self, asking: Asking) -> Iterator[tuple[Place, bool]]:
         """Whom to ask next, decided when asked for, and whether nobody is left after that one."""
-        clock, made, asked = asyncio.get_running_loop().time, asking.made, 0
+        clock, made, asked = asyncio.get_running_loop().time, asking.made, asking.asked
         final = min(asking.most, len(asking.order))
-        for name in asking.order:
+        for name in asking.order[asked:]:
             if self.experts[name].spec.context_tokens < asking.needed_context:
                 continue
             now = clock()
@@ -341,6 +349,13 @@ class Pool:
         self._balancers[place.expert.spec.name].judge(place, now, failed=not fault)
         if error.kind != "rate_limit":
             self._checks.rests(place)
+
+
+def _is_final(asking: Asking) -> bool:
+    """Whether the last failure is nothing that another expert could mend."""
+    failure = asking.made[-1].failure
+    assert failure is not None
+    return not failure.retryable and not (failure.kind == "content_filter" and asking.call.moves_on_refusal)
 
 
 async def _let_go(running: set[asyncio.Task[Served | None]]) -> list[Served]:
