@@ -203,6 +203,8 @@ class Chat:
             exchange.upstream_s = time.perf_counter() - asked
         exchange.call = None
         self._note(exchange, served.attempts)
+        if served.beaten is not None:
+            self._bill_abandoned(exchange, call, *served.beaten)
         if len(served.attempts) > 1:
             log.warning("request=%s %s; %s answered", exchange.request_id, exchange.failures(), served.expert)
         if request.expert is None:
@@ -214,16 +216,23 @@ class Chat:
             await self._whole(exchange, served, served.answer, send)
 
     def _bill_unheard(self, exchange: Exchange) -> None:
-        """The caller left before an answer came: its expert had read the prompt and written for a while.
+        """The caller left before an answer came."""
+        call = exchange.call
+        if call is None:
+            return
+        for expert, since in call.under_way:
+            self._bill_abandoned(exchange, call, expert, since)
+        asked = call.under_way[-1][0] if call.under_way else ""  # nobody: it was a pause between attempts
+        self._service.metrics.answered(self._surface, asked, 499)
+
+    def _bill_abandoned(self, exchange: Exchange, call: Call, expert: str, since: float) -> None:
+        """An attempt was cancelled: its expert had read the prompt and written for a while.
 
         A stream bills itself; here what was produced can only be estimated, from the time that passed.
         """
-        call, service = exchange.call, self._service
-        if call is None or not call.asked:
-            return
-        expert = call.asked[-1]
+        service = self._service
         load, spec = service.ledger.load(expert), service.pool.experts[expert].spec
-        waited_s = max(asyncio.get_running_loop().time() - call.asked_at, 0.0)
+        waited_s = max(asyncio.get_running_loop().time() - since, 0.0)
         writing_s = max(waited_s - (load.ttft_s or spec.ttft_s), 0.0)
         written = 0 if exchange.wants_stream else int(writing_s / (load.token_s or spec.token_s))
         most = service.router.expected_length(expert, exchange.most_tokens)
@@ -231,7 +240,6 @@ class Chat:
         cost_nano = service.meter(expert, usage, ok=True, ttft_s=waited_s, took_s=waited_s, streamed=False)
         if exchange.bill is not None:
             exchange.bill.add(expert, usage, cost_nano)
-        service.metrics.answered(self._surface, expert, 499)
 
     def _patience_s(self, headers: Headers) -> float:
         """How long all attempts together may take: our limit, or the client's own read timeout if that is less."""
@@ -303,6 +311,7 @@ class Chat:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             async for events in stream:
                 await send({"type": "http.response.body", "body": events, "more_body": True})
+            service.pool.ended(served)
             await send({"type": "http.response.body", "body": b""})
             ok, status = True, 200
         except asyncio.CancelledError:
@@ -311,7 +320,7 @@ class Chat:
             raise
         except ExpertError as error:
             status = 502
-            service.pool.failed_midway(error)
+            service.pool.failed_midway(served, error)
             service.metrics.failures.labels(error.expert, error.kind).inc()
             log.warning("request=%s stream broke: %s", exchange.request_id, error)
             await send({"type": "http.response.body", "body": stream_error(error)})

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from rich.console import Console
 from rich.table import Table
@@ -12,6 +13,7 @@ from gateway.service import build_expert, load_encoder, load_use
 from router.artifact import Artifact
 from router.config import ExpertSettings, Settings
 from router.errors import PointsmanError
+from router.experts.base import Expert
 from router.experts.prices import PriceMap
 from router.ledger.ledger import Ledger
 from router.types import ExpertSpec
@@ -59,22 +61,26 @@ async def _try(what: str, check: Callable[[], Awaitable[str]]) -> Finding:
 async def _expert(settings: ExpertSettings, prices: PriceMap) -> tuple[list[Finding], ExpertSpec | None]:
     what = f"expert {settings.name}"
     try:
-        expert = build_expert(settings, prices, connections=1)
+        addresses = build_expert(settings, prices, connections=1)
     except PointsmanError as error:
         return [Finding(f"{what}: price", False, str(error))], None
-    price = expert.spec.price
+    spec = addresses[0].spec
+    price = spec.price
     findings = [Finding(f"{what}: price", True, f"${price.input:g} in, ${price.output:g} out per million tokens")]
     if not settings.enabled:
-        return [*findings, Finding(what, True, "disabled: not asked")], expert.spec
+        return [*findings, Finding(what, True, "disabled: not asked")], spec
 
-    async def probe() -> str:
+    async def probe(expert: Expert) -> str:
         await expert.open()
         try:
             return await expert.probe()
         finally:
             await expert.close()
 
-    return [*findings, await _try(what, probe)], expert.spec
+    for expert in addresses:
+        where = f"{what}: endpoint {expert.place}" if expert.place else what
+        findings.append(await _try(where, partial(probe, expert)))
+    return findings, spec
 
 
 async def _keys(settings: Settings) -> str:

@@ -6,9 +6,11 @@ uvicorn bounds neither the size of a request's head nor the time that a request 
 import asyncio
 import re
 import signal
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -19,6 +21,8 @@ from gateway.errors import failure
 HEAD_BYTES = 64 * 1024
 IGNORED_BYTES = 16 * 1024 * 1024  # of a body that goes on after its request was answered
 SEND_TIMEOUT_S = 60.0  # for a client that does not read what it is sent
+LAST_CALL_S = 1.0  # for one more request on each kept connection, once the gateway is told to stop
+GOODBYE_S = 2.0  # for requests that were ended, to tell their callers and count what they cost
 REQUEST_TIMEOUT_S = 60.0  # from a request's first byte, or from connecting, to its last
 #: Java's own client offers HTTP/2 with every request. We take no such offer, and the parser would stop before the
 #: body if it saw one. Only a head is changed, and not its length.
@@ -32,6 +36,7 @@ class Protocol(HttpToolsProtocol):
     _stuck_since: float | None = None  # when the client stopped reading
     _head_bytes = 0
     _ignored_bytes = 0
+    _leaving = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -73,6 +78,37 @@ class Protocol(HttpToolsProtocol):
         else:
             self._turn_away(408, f"the request did not arrive within {REQUEST_TIMEOUT_S:g} s", "request_timeout")
 
+    def shutdown(self) -> None:
+        """The gateway stops: what is under way is finished, and a request that is on its way is answered.
+
+        uvicorn closes connections that are idle at once; a client that was just asking on one would see its request
+        fail. Answers from now on say `connection: close`.
+        """
+        self._leaving = True
+        if self._idle():
+            self.loop.call_later(LAST_CALL_S, self._leave)
+        elif self.cycle is not None and not self.cycle.response_started:
+            self.cycle.keep_alive = False  # its head will say so
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        if self._leaving and self.cycle is not None:
+            self.cycle.keep_alive = False
+
+    def _idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._leaving:
+            self.loop.call_later(LAST_CALL_S, self._leave)
+
+    def _leave(self) -> None:
+        if self._idle() and self._head_bytes:
+            self.loop.call_later(LAST_CALL_S, self._leave)
+        elif self._idle():
+            self.transport.close()
+
     def send_400_response(self, msg: str) -> None:
         self._turn_away(400, "this is no HTTP request", "invalid_http")
 
@@ -106,6 +142,46 @@ def _without_upgrade(data: bytes) -> bytes:
 
 class Server(uvicorn.Server):
     """Ends with the application still open, and looks once a second for requests that take too long to arrive."""
+
+    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
+        """`on_stop` is called as soon as a signal comes."""
+        super().__init__(config)
+        self._on_stop = on_stop
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._on_stop()
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Refuses new connections, but none that the kernel has taken; waits for what is under way."""
+        listening = [sock.dup() for sock in sockets or ()]
+        for server in self.servers:
+            server.close()
+        for sock in sockets or ():
+            sock.close()
+        await asyncio.sleep(0)  # the loop lets go of its own
+        for sock in listening:
+            await self._accept_last(sock)
+        await super().shutdown()
+        if self.server_state.tasks:  # cancelled: the time was over
+            await asyncio.wait(self.server_state.tasks, timeout=GOODBYE_S)
+
+    async def _accept_last(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        listening.setblocking(False)
+        taken = []
+        while True:
+            try:
+                taken.append(listening.accept()[0])
+            except OSError:  # nobody is left: from here on connecting is refused
+                break
+        listening.close()
+        for connection in taken:
+            connection.setblocking(False)
+            await loop.connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> Protocol:
+        return Protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

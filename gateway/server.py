@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import math
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -10,13 +11,13 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from gateway.app import create_app
+from gateway.service import Service
 from router.config import Settings
 from router.errors import ConfigError
 
 if TYPE_CHECKING:
     import uvicorn
 
-GRACE_S = 30
 BACKLOG = 2048
 
 
@@ -48,6 +49,11 @@ def http_server(app: FastAPI) -> "uvicorn.Server":
 
     from gateway.protocol import Protocol, Server
 
+    service: Service = app.state.service
+
+    def stopping() -> None:
+        service.draining = True
+
     return Server(
         uvicorn.Config(
             app,
@@ -59,8 +65,9 @@ def http_server(app: FastAPI) -> "uvicorn.Server":
             server_header=False,
             log_level="warning",
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=GRACE_S,
-        )
+            timeout_graceful_shutdown=math.ceil(service.settings.limits.drain_s),
+        ),
+        stopping,
     )
 
 

@@ -29,26 +29,28 @@ from router.keys.office import KeyOffice
 from router.keys.registry import Book, KeyRegistry
 from router.ledger.admission import Admission
 from router.ledger.caps import Caps
+from router.ledger.lease import Leases
 from router.ledger.ledger import Ledger
 from router.router import PolicyInUse, Router
 from router.types import Entry, ExpertSpec, Usage
 
 
-def build_expert(settings: ExpertSettings, prices: PriceMap, connections: int) -> Expert:
-    """The expert of one entry of the configuration. Raises `ConfigError` where it has no price."""
+def build_expert(settings: ExpertSettings, prices: PriceMap, connections: int) -> list[Expert]:
+    """The expert of one entry of the configuration, address by address. Raises `ConfigError` without a price."""
     spec = describe(settings, prices)
     if isinstance(settings, EndpointSettings):
         from router.experts.endpoint import EndpointExpert
 
-        return EndpointExpert(settings, spec, connections=connections)
+        addresses = range(len(settings.places()))
+        return [EndpointExpert(settings, spec, connections=connections, index=index) for index in addresses]
     if isinstance(settings, RemoteSettings):
         from router.experts.remote import RemoteExpert
 
-        return RemoteExpert(settings, spec)
+        return [RemoteExpert(settings, spec)]
     assert isinstance(settings, SimulatedSettings)
     from router.experts.simulated import SimulatedExpert
 
-    return SimulatedExpert(settings, spec)
+    return [SimulatedExpert(settings, spec)]
 
 
 def load_use(settings: PolicySettings, specs: Sequence[ExpertSpec]) -> tuple[PolicyInUse, Artifact]:
@@ -86,15 +88,26 @@ class Service:
         self.settings = settings
         self.keyring = Keyring(settings.auth)
         prices = PriceMap.installed()
-        limit = settings.limits.connections
-        self.pool = Pool([build_expert(expert, prices, limit) for expert in settings.experts])
+        limits = settings.limits
+        self.ledger = Ledger(settings.ledger)
+        self.leases = Leases(self.ledger.client)
+        self.pool = Pool(
+            (one for expert in settings.experts for one in build_expert(expert, prices, limits.connections)),
+            zone=settings.zone,
+            retries=limits.retries,
+            hedge={
+                one.name: share
+                for one in settings.experts
+                if one.serves == "chat" and (share := one.hedge or limits.hedge) is not None
+            },
+            lease=self.leases.take,
+        )
         enabled = [spec for spec in self.pool.specs if spec.enabled]
         self.chat_experts = tuple(spec.name for spec in enabled if spec.serves == "chat")
         self.embedding_experts = tuple(spec.name for spec in enabled if spec.serves == "embeddings")
         if not self.chat_experts:
             raise ConfigError("experts: none of them serves chat and is enabled")
         self.metrics = Metrics(self.pool.experts)
-        self.ledger = Ledger(settings.ledger)
         self._caps = caps = Caps(settings)
         server_secret = self.keyring.server_secret
         #: None where nothing is limited: then no request asks Redis for anything.
@@ -113,6 +126,7 @@ class Service:
         self.metrics.watch_ledger(lambda: not self.ledger.degraded, lambda: self.ledger.owed)
         self.encoder: Encoder | None = None
         self.ready = False
+        self.draining = False  # told to stop: what is under way is finished, and balancers shall look elsewhere
         self.started_at = int(time.time())
         self._router: Router | None = None
 
@@ -150,6 +164,7 @@ class Service:
         await self.pool.close()
         if self.registry is not None:
             await self.registry.close()
+        await self.leases.close()
         if self.admission is not None:
             await self.admission.close()
         await self.ledger.close()

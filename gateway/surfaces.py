@@ -74,15 +74,15 @@ async def readyz(service: In) -> Response:
     status = "ok" if ledger.ok else "degraded"
     if not ready:
         status = "encoder failed" if service.ready else "starting"
+    if service.draining:
+        ready, status = False, "stopping"
     state: dict[str, Any] = {
         "status": status,
         "policy": service.router.use.label if service.ready else None,
         "encoder": service.encoder.name if service.encoder is not None else None,
         "ledger": {"status": "ok" if ledger.ok else "degraded", "reason": ledger.reason, "owed": ledger.owed},
         "experts": {
-            name: "resting" if service.pool.resting_s(name) else "ok"
-            for name, expert in service.pool.experts.items()
-            if expert.spec.enabled
+            name: service.pool.state(name) for name, expert in service.pool.experts.items() if expert.spec.enabled
         },
     }
     if service.registry is not None:

@@ -19,6 +19,7 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w.\-/@:+]+$")]
 Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Hedge = Annotated[float, Field(ge=0.5, lt=1, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
@@ -123,17 +124,56 @@ class ExpertBase(Section):
     ttft_s: Seconds = 0.5
     token_s: Seconds = 0.02
     first_byte_timeout_s: Seconds = 300.0
+    hedge: Hedge | None = Field(None, description="default: `limits.hedge`")
     enabled: bool = True
     serves: Literal["chat", "embeddings"] = "chat"
 
 
+Url = Annotated[str, Field(pattern=r"^https?://[^\s]+$", description="up to and with /v1")]
+
+
+class PlaceSettings(Section):
+    """One of several addresses of a model; `api_key` and `headers` default to the expert's own."""
+
+    url: Url
+    api_key: Secret | None = None
+    headers: dict[str, str] | None = None
+    zone: str | None = Field(None, min_length=1, max_length=100)
+    weight: float = Field(1.0, gt=0, le=1000, allow_inf_nan=False, description="share of the calls")
+
+
 class EndpointSettings(ExpertBase):
-    """Any OpenAI-compatible URL."""
+    """Any OpenAI-compatible URL, or several that serve the same model."""
 
     kind: Literal["endpoint"]
-    url: str = Field(pattern=r"^https?://[^\s]+$", description="up to and with /v1")
+    url: Url | None = None
+    endpoints: tuple[PlaceSettings, ...] = ()
     api_key: Secret | None = None
     headers: dict[str, str] = {}
+    health_check_s: Seconds | None = Field(None, description="asks for the list of models so often")
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "EndpointSettings":
+        if (self.url is None) == (not self.endpoints):
+            raise ValueError("give exactly one of `url` or `endpoints` (a list of them)")
+        urls = [place.url for place in self.endpoints]
+        if len(set(urls)) < len(urls):
+            raise ValueError("endpoints: a url is given twice")
+        return self
+
+    def places(self) -> tuple[PlaceSettings, ...]:
+        """All addresses, one at least, with their keys and headers filled in."""
+        if self.url is not None:
+            return (PlaceSettings(url=self.url, api_key=self.api_key, headers=self.headers),)
+        return tuple(
+            place.model_copy(
+                update={
+                    "api_key": place.api_key or self.api_key,
+                    "headers": self.headers if place.headers is None else place.headers,
+                }
+            )
+            for place in self.endpoints
+        )
 
 
 class RemoteSettings(ExpertBase):
@@ -216,6 +256,9 @@ class LimitSettings(RateSettings):
     body_bytes: int = Field(8 * 1024 * 1024, ge=1024)
     timeout_s: Seconds = Field(600.0, description="all attempts of one request together")
     attempts: int = Field(3, ge=1, le=10, description="experts asked for one request")
+    retries: int = Field(1, ge=0, le=5, description="times that all are asked again after a pause")
+    hedge: Hedge | None = Field(None, description="share of answers that begin before a second attempt; off")
+    drain_s: Seconds = Field(30.0, description="for what is under way when the gateway is told to stop")
     connections: int = Field(1024, ge=1, description="to one upstream")
 
 
@@ -224,6 +267,7 @@ class Settings(Section):
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65_535)
+    zone: str | None = Field(None, min_length=1, max_length=100, description="endpoints in it go first")
     experts: tuple[ExpertSettings, ...]
     policy: PolicySettings = PolicySettings()
     encoder: EncoderSettings = EncoderSettings()

@@ -161,6 +161,8 @@ class World:
     def start(self, expert: dict[str, Any] | None = None, **changes: Any) -> Gateway:
         """A gateway; `expert` changes every expert's settings, the rest are top-level keys."""
         settings = {**self.settings, **changes}
+        # what fails shall fail: only the tests of retries want them
+        settings["limits"] = {"retries": 0, **settings.get("limits", {})}
         settings["experts"] = [{**one, **(expert or {})} for one in settings["experts"]]
         gateway = Gateway(self.loop, settings)
         self.running.append(gateway)

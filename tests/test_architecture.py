@@ -39,6 +39,7 @@ BASE = {
     "router/experts": {
         "base", "failure", "plain", "provider",  # what an expert is, and what it may answer
         "http", "sse",  # the wire
+        "health", "balancer", "retries", "hedging", "checks",  # what the pool does with them
         "example", "replay", "reply", "script",  # the parts of a simulated answer
     },
     "router/steps": {"base"},

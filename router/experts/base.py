@@ -21,8 +21,8 @@ class Call:
     include_usage: bool = False  # the caller asked for usage in the stream
     moves_on_refusal: bool = False  # the caller allows another expert where one's content filter refused
     first_byte_by: float = math.inf  # when this attempt's time is up; the pool writes it before each
-    asked_at: float = 0.0  # when the last of them was asked
-    asked: list[str] = field(default_factory=list)  # the experts asked so far; the pool writes it
+    # who is being asked and since when: what a caller who leaves has to pay for; the pool writes it
+    under_way: list[tuple[str, float]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class Answer:
 
 
 class Stream(ABC):
-    """A streaming answer whose first event has arrived: from here on no other expert is asked.
+    """A streaming answer whose first content has arrived: from here on no other expert is asked.
 
     Iterating yields whole server-sent events (one or several per item, each ending in a blank line), the last
     of them `data: [DONE]`. Usage chunks are stripped unless the caller asked. A failure on the way raises
@@ -60,9 +60,13 @@ class Stream(ABC):
 
 
 class Expert(ABC):
-    """One model of the pool. Building one opens nothing; `open` does."""
+    """One model of the pool, or one of its addresses. Building one opens nothing; `open` does."""
 
     spec: ExpertSpec
+    place: str = ""  # what tells it from the other addresses of the same model
+    zone: str | None = None
+    weight: float = 1.0  # its share of the calls beside the other addresses
+    health_check_s: float | None = None  # how often to look at it unasked; None: only while it rests
 
     async def open(self) -> None:
         """Makes ready: clients, tables. Called once, inside the event loop."""
@@ -76,7 +80,10 @@ class Expert(ABC):
 
     @abstractmethod
     async def stream(self, call: Call) -> Stream:
-        """Starts a stream and waits for its first event. Raises `ExpertError` until then."""
+        """Starts a stream and waits for its first content; a role alone is none.
+
+        Raises `ExpertError` until then.
+        """
 
     @abstractmethod
     async def probe(self) -> str:

@@ -12,7 +12,7 @@ from router.config import EndpointSettings
 from router.errors import ConfigError, ExpertError, FailureKind, InvalidRequest
 from router.experts.base import Answer, Call, Expert, Stream
 from router.experts.http import Exchange, Origin, TransportError
-from router.experts.sse import Rewriter, StreamError, usage_of
+from router.experts.sse import HELD_BYTES, Rewriter, StreamError, has_content, usage_of
 from router.types import ExpertSpec, Usage
 
 #: The list that an answer must hold, by surface.
@@ -27,9 +27,18 @@ class EndpointExpert(Expert):
     `first_byte_timeout_s` bounds silence: before the answer, and within a stream that has begun.
     """
 
-    def __init__(self, settings: EndpointSettings, spec: ExpertSpec, *, connections: int = 1024) -> None:
+    def __init__(
+        self, settings: EndpointSettings, spec: ExpertSpec, *, connections: int = 1024, index: int = 0
+    ) -> None:
+        """`index`: which of the settings' addresses this is."""
         self.spec = spec
         self._settings = settings
+        self._address = address = settings.places()[index]
+        self._where = f"experts.{spec.name}"
+        if settings.endpoints:
+            self._where += f".endpoints.{index}"
+            self.place, self.zone, self.weight = str(index), address.zone, address.weight
+        self.health_check_s = settings.health_check_s
         self._model = settings.model or settings.name
         self._connections = connections
         self._origin: Origin | None = None
@@ -37,21 +46,21 @@ class EndpointExpert(Expert):
 
     async def open(self) -> None:
         """Raises `ConfigError` for a key that is missing, and for a URL or a header that cannot be sent."""
-        where = f"experts.{self.spec.name}"
-        key = self._settings.api_key.read(f"{where}.api_key") if self._settings.api_key else None
+        where, address = self._where, self._address
+        key = address.api_key.read(f"{where}.api_key") if address.api_key else None
         try:
-            self._origin = Origin(self._settings.url, connections=self._connections)
+            self._origin = Origin(address.url, connections=self._connections)
         except ValueError as error:
             raise ConfigError(f"{where}.url: {error}") from error
         headers = {"host": self._origin.authority, "content-type": "application/json", "user-agent": "pointsman"}
         if key is not None:
             headers["authorization"] = f"Bearer {key}"
-        headers |= {name.lower(): value for name, value in self._settings.headers.items()}
+        headers |= {name.lower(): value for name, value in (address.headers or {}).items()}
         for name, value in headers.items():
             if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
                 raise ConfigError(f"{where}: the header {name!r} must be a name and printable ASCII")
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        base, _, query = self._settings.url.split("://", 1)[1].partition("?")
+        base, _, query = address.url.split("://", 1)[1].partition("?")
         path = "/" + base.partition("/")[2].strip("/")
         path, query = path.rstrip("/"), f"?{query}" if query else ""
         for surface in PROMISED:
@@ -115,7 +124,7 @@ class EndpointExpert(Expert):
             exchange.limit_silence(self._settings.first_byte_timeout_s)
         except TimeoutError:
             exchange.finish()
-            raise self._failed("timeout", "sent no first event in time") from None
+            raise self._failed("timeout", "sent no first word in time") from None
         except BaseException:
             exchange.finish()
             raise
@@ -206,10 +215,13 @@ class EndpointStream(Stream):
         return self._rewriter.usage
 
     async def prime(self) -> None:
-        """Waits for the first event. Raises `ExpertError` where there is none or it is an error."""
-        while not self._first:
-            self._first = await self._read()
-            if not self._first and self._rewriter.failure is not None:
+        """Waits for the first content. Raises `ExpertError` where there is none or an error comes before it."""
+        while True:
+            events = await self._read()
+            self._first += events
+            if has_content(events) or len(self._first) > HELD_BYTES or self._rewriter.done:
+                return
+            if self._rewriter.failure is not None:
                 raise self._expert.stream_failed(self._rewriter.failure)
 
     async def _read(self) -> bytes:

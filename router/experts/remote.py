@@ -18,7 +18,7 @@ from router.experts.base import Answer, Call, Expert, Stream
 from router.experts.failure import Exchange, failure_of
 from router.experts.plain import plain_answer, plain_chunk
 from router.experts.provider import CHAT, EMBEDDINGS, Fields, Provider, UnknownField
-from router.experts.sse import Rewriter, event, usage_of
+from router.experts.sse import HELD_BYTES, Rewriter, event, has_content, usage_of
 from router.types import ExpertSpec, Usage
 
 PROBE_S = 10.0
@@ -193,10 +193,13 @@ class RemoteStream(Stream):
         return self._rewriter.usage
 
     async def prime(self, limit: float) -> None:
-        """Waits for the first event, until `limit` on the loop's clock. Raises `ExpertError`."""
-        while not self._first:
-            self._first = await self._read(limit)
+        """Waits for the first content, until `limit` on the loop's clock. Raises `ExpertError`."""
+        while True:
+            events = await self._read(limit)
+            self._first += events
             self._check()
+            if has_content(events) or len(self._first) > HELD_BYTES or self._rewriter.done:
+                return
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:

@@ -19,7 +19,9 @@ from router.types import Price, Usage
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 DONE = b"data: [DONE]\n\n"
 MOST_TOKENS = 1_000_000_000  # a count above it is no count: it would only overflow whatever sums it
+HELD_BYTES = 65_536  # of a stream without content; one that goes on is passed as it is
 PROBATION_EVENTS = 4  # where an event does not begin with its id, so many are looked at for it
+_WORD = re.compile(rb'"(?:content|reasoning_content|reasoning|arguments)"\s*:\s*"[^"]')
 _MODEL = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
 
 
@@ -56,6 +58,21 @@ def _count(value: Any) -> int | None:
 
 def event(data: dict[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(data) + b"\n\n"
+
+
+def has_content(events: bytes) -> bool:
+    """Whether events that are ours hold a word of an answer: more than the roles that begin it, or its end."""
+    if _WORD.search(events):  # nearly always; inside a text its quotes would be escaped
+        return True
+    for block in events.split(b"\n\n"):
+        if block == b"data: [DONE]":
+            return True
+        choices = orjson.loads(block[6:]).get("choices") if block.startswith(b"data: {") else None
+        for choice in choices or ():
+            said = choice.get("delta") or {}
+            if choice.get("finish_reason") or any(said[name] for name in said if name != "role"):
+                return True
+    return False
 
 
 def usage_event(chunk: dict[str, Any], usage: Usage, price: Price) -> bytes:

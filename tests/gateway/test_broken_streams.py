@@ -170,7 +170,7 @@ def test_an_unforeseen_error_midway_ends_the_stream_with_an_error_event(
     said_so_far: list[bytes] = []
 
     def second_fails(rewriter: Rewriter, data: bytes) -> bytes:
-        if said_so_far:
+        if any(b"Hel" in said for said in said_so_far):
             raise RuntimeError(data.decode())
         said_so_far.append(data)
         return data

@@ -85,7 +85,7 @@ def test_a_place_is_free_again_when_the_answer_is_there(alone: World) -> None:
 
 
 def test_a_stream_holds_its_place_until_it_ends(alone: World) -> None:
-    alone.small.script(upstream.streams(upstream.sse(upstream.HELLO[0]), then=upstream.Wire.until_gone))
+    alone.small.script(upstream.streams(*map(upstream.sse, upstream.HELLO[:2]), then=upstream.Wire.until_gone))
     gateway = alone.start(auth=keys(limits={"concurrency": 1}))
     stream = client(gateway).chat.completions.create(model="small", messages=HELLO, stream=True)  # type: ignore[arg-type,call-overload]
     next(iter(stream))

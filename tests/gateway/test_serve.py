@@ -5,23 +5,18 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import openai
 import pytest
-import yaml
+from processes import POINTSMAN, Running, listens, written
 from serving import HELLO, World, until
 from upstream import HELLO as EVENTS
 from upstream import WAIT_S, Upstream, Wire, said, sse, streams
-
-POINTSMAN = str(Path(sys.executable).with_name("pointsman"))
-
 
 WRONG = 2
 
@@ -46,43 +41,6 @@ def process(*args: str) -> Ended:
     """The same in a process of its own."""
     ended = subprocess.run([POINTSMAN, *args], capture_output=True, text=True, timeout=60, check=False)
     return Ended(ended.returncode, ended.stdout, ended.stderr)
-
-
-def written(folder: Path, settings: Any) -> str:
-    path = folder / "pointsman.yaml"
-    path.write_text(settings if isinstance(settings, str) else yaml.safe_dump(settings))
-    return str(path)
-
-
-class Running:
-    """A serving command, its lines read as they come."""
-
-    def __init__(self, *args: str) -> None:
-        self._process = subprocess.Popen(
-            [POINTSMAN, *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        self.text = ""
-        self.url = ""
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self.text += line
-            if found := re.search(r"ready on (http://\S+)", line):
-                self.url = found.group(1)
-                break
-        assert self.url, f"it was never ready: {self.text}"
-
-    def tell(self, how: signal.Signals) -> None:
-        self._process.send_signal(how)
-
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
-        self.tell(how)
-        rest, _ = self._process.communicate(timeout=WAIT_S)
-        self.text += rest
-        return self._process.returncode
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
 
 
 @pytest.fixture
@@ -124,15 +82,6 @@ def test_serve_lets_a_stream_end_before_it_does(served: Running, small: Upstream
         told.set()
         data += b"".join(parts)
     assert said(data) == "Hello" and served.stop() == 0
-
-
-def listens(url: str) -> bool:
-    host, port = url.removeprefix("http://").split(":")
-    try:
-        socket.create_connection((host, int(port)), WAIT_S).close()
-    except OSError:
-        return False
-    return True
 
 
 def test_what_serve_counted_is_there_after_a_restart(served: Running, home: Path, world: World) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from router.errors import ConfigError, ExpertError, FailureKind
 from router.experts.base import Answer, Call, Expert, Stream
-from router.experts.pool import FIRST_REST_S, LONGEST_REST_S, Health, Pool, PoolError
+from router.experts.health import FIRST_REST_S, LONGEST_REST_S, Health
+from router.experts.pool import Pool, PoolError, Served
 from router.types import ExpertSpec, Price, Usage
 
 
@@ -200,7 +201,7 @@ async def test_the_callers_faults_do_not_tire_an_expert() -> None:
 async def test_streams_that_break_tire_an_expert() -> None:
     pool = Pool([Told("a")])
     for _ in range(3):
-        pool.failed_midway(ExpertError("a", "cut", "as told"))
+        pool.failed_midway(Served("a", pool.places("a")[0]), ExpertError("a", "cut", "as told"))
     assert pool.resting_s("a") > 0.0
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from upstream import DONE, HELLO, USAGE, USAGE_CHUNK, chunk, hello_events, parse_events, said, sse
 
 from router.experts.base import Call
-from router.experts.sse import MAX_EVENT_BYTES, Rewriter, usage_of
+from router.experts.sse import MAX_EVENT_BYTES, Rewriter, has_content, usage_of
 from router.types import Price, Usage
 
 PRICE = Price(input=1.0, output=2.0)
@@ -184,3 +184,20 @@ def test_a_count_that_is_missing_is_zero(usage: Any) -> None:
 @pytest.mark.parametrize("usage", [None, [], "x", 3])
 def test_usage_that_is_no_object_is_none(usage: Any) -> None:
     assert usage_of(json.loads(json.dumps({"usage": usage}))) is None
+
+
+@pytest.mark.parametrize(
+    ("events", "is_content"),
+    [
+        (sse(chunk("", role="assistant")), False),
+        (sse(chunk(delta={"content": None, "tool_calls": [], "refusal": None}, role="assistant")), False),
+        (sse(chunk(choices=[])) + b": a comment\n\n", False),
+        (sse(chunk("", role="assistant")) + sse(chunk("a"), spaced=True), True),
+        (sse(chunk(delta={"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": ""}}]})), True),
+        (sse(chunk(delta={"reasoning_content": "so"})), True),
+        (sse(chunk("", finish="stop")), True),
+        (DONE, True),
+    ],
+)
+def test_a_role_alone_is_no_content(events: bytes, is_content: bool) -> None:
+    assert has_content(events) is is_content
