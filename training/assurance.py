@@ -15,6 +15,7 @@ from router.steps.familiarity import Familiarity, Likeness
 from router.types import Estimate, Floats, Outcomes, Trial
 from training.crossfit import Crossfit, crossfit, domain_groups, random_folds
 from training.data import rows_of
+from training.kept_fits import Fitted, afresh
 
 FOLDS = 4
 DOMAIN_GROUPS = 4
@@ -31,7 +32,9 @@ class Assured:
     trial: Trial | None
 
 
-def assured(policy: Policy, outcomes: Outcomes, seed: int, fitting: Callable[[], None]) -> Assured:
+def assured(
+    policy: Policy, outcomes: Outcomes, seed: int, fitting: Callable[[], None], fitted: Fitted = afresh
+) -> Assured:
     """`policy` is fitted to `outcomes`; its like is fitted to parts of them, and `fitting` called before each."""
     rng = np.random.default_rng(seed)
     if len(outcomes) < LEAST_PROMPTS:
@@ -41,12 +44,12 @@ def assured(policy: Policy, outcomes: Outcomes, seed: int, fitting: Callable[[],
         fitting()
         return type(policy)(**policy.params)
 
-    at_random = crossfit(build, outcomes, random_folds(len(outcomes), FOLDS, rng), rng)
+    at_random = crossfit(build, outcomes, random_folds(len(outcomes), FOLDS, rng), rng, fitted)
     if at_random is None:
         return Assured(policy, None)
     by_domain = None
     if at_random.signals is not None:
-        by_domain = crossfit(build, outcomes, domain_groups(outcomes, DOMAIN_GROUPS, rng), rng)
+        by_domain = crossfit(build, outcomes, domain_groups(outcomes, DOMAIN_GROUPS, rng), rng, fitted)
     domains, likeness = domain_numbers(outcomes.queries, rng), None
     if by_domain is not None and by_domain.signals is not None:
         likeness = Likeness.fit(policy.described(outcomes.queries), domains, rng)

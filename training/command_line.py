@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from router.errors import ConfigError, DataError
+from router.errors import ConfigError, DataError, PointsmanError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from router.artifact import Artifact, EncoderStamp
     from training.data import Table
     from training.jobs import Jobs
+    from training.kept_fits import KeptFits
 
 TABLES = click.option(
     "--data",
@@ -40,11 +41,41 @@ STDOUT = Path("-")
 WIDTH = 120  # of a table that goes into a file or a pipe
 
 
+class KindOption(click.Option):
+    """A policy's kind; the help lists those there are."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        from policies import kinds
+
+        names, text = super().get_help_record(ctx) or ("", "")
+        return names, f"{text} There are: {', '.join(kinds())}."
+
+
 def _writable(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
     """Said before hours of work, not after them."""
     if path is not None and path != STDOUT and not path.parent.is_dir():
         raise DataError(f"cannot write {path}: there is no folder {path.parent}")
     return path
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """A mistake is JSON too, on standard output: `{"error": {"type": ..., "message": ...}}`.
+
+    Never in a file: that may be what the mistake is about, such as a table that would be written over.
+    """
+    try:
+        yield
+    except (PointsmanError, click.ClickException) as error:
+        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        write_json(STDOUT, {"error": {"type": type(error).__name__, "message": message}})
+        raise
+
+
+def _json_place(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    if path == STDOUT:
+        ctx.with_resource(_told())
+    return _writable(ctx, param, path)
 
 
 #: Every command's: what it found, for machines.
@@ -53,8 +84,9 @@ JSON = click.option(
     "json_out",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    callback=_writable,
-    help="Write the result as JSON to FILE; `-`: to standard output, and all else to standard error.",
+    callback=_json_place,
+    is_eager=True,
+    help="Write the result as JSON to FILE; `-`: to standard output, errors too, and all else to standard error.",
 )
 JOBS = click.option(
     "--jobs",
@@ -210,6 +242,21 @@ def progressing(console: "Console", title: str, total: int) -> Iterator[Callable
                 console.print(f"{title} {done}/{total}: {line}", highlight=False, markup=False, soft_wrap=True)
 
         yield advance
+
+
+@contextmanager
+def keeping_fits(console: "Console") -> "Iterator[KeptFits]":
+    """Keeps what is fitted in the block, in the user's cache, until the block ends well; says where it goes on."""
+    from training.embedding import user_cache
+    from training.kept_fits import KeptFits
+
+    fits = KeptFits(
+        user_cache() / "fits", lambda folder: note(console, f"going on from a run that was cut off, {folder}")
+    )
+    yield fits
+    if fits.found:
+        note(console, f"{fits.found} fits were there already")
+    fits.forget()
 
 
 def note(console: "Console", text: str) -> None:

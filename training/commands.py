@@ -1,5 +1,6 @@
 """The command `pointsman train`. Everything heavy is imported when it runs."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,10 @@ from training.command_line import (
     JSON,
     SEED,
     TABLES,
+    KindOption,
     apart,
     embedded,
+    keeping_fits,
     named,
     note,
     parameters,
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @TABLES
-@click.option("--policy", "kind", default="cluster", show_default=True, help="Its kind: a file of `policies`.")
+@click.option("--policy", "kind", cls=KindOption, default="cluster", show_default=True, help="Its kind.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The artifact's folder.")
 @click.option("--split", default="train", show_default=True, help="The rows to learn from; `all` are all.")
 @click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help="A parameter of the policy.")
@@ -94,9 +97,10 @@ def train(
         artifact, policy = _extended(policy, old, table, seed, console)
         kind = artifact.kind
     else:
-        with Progress(console=console, transient=True) as progress:
+        with keeping_fits(console) as fitted, Progress(console=console, transient=True) as progress:
             task = progress.add_task(f"fitting {kind}", total=1 if plain else MOST_FITS)
-            artifact = fit(policy, table, stamp, seed, assure=not plain, fitting=lambda: progress.advance(task))
+            advance = partial(progress.advance, task)
+            artifact = fit(policy, table, stamp, seed, assure=not plain, fitting=advance, fitted=fitted)
         if not plain and artifact.trial is None:
             note(console, f"no calibration and no evidence for floors: that takes {LEAST_PROMPTS} prompts")
     with console.status("judging"):

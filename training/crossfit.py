@@ -11,6 +11,7 @@ from router.policy import Policy
 from router.steps.familiarity import Evidence, Likeness
 from router.types import Estimate, Floats, Outcomes
 from training.data import rows_of
+from training.kept_fits import Fitted, afresh
 
 Groups = NDArray[np.intp]
 
@@ -38,11 +39,15 @@ class Crossfit:
 
 
 def crossfit(
-    build: Callable[[], Policy], outcomes: Outcomes, groups: Groups, rng: np.random.Generator
+    build: Callable[[], Policy],
+    outcomes: Outcomes,
+    groups: Groups,
+    rng: np.random.Generator,
+    fitted: Fitted = afresh,
 ) -> Crossfit | None:
     """Fits a policy without each group [n] in turn. A group without which an expert would have no outcome is left
     out; None where that leaves nothing."""
-    parts = [part for part in _parts(build, outcomes, groups, rng) if part is not None]
+    parts = [part for part in _parts(build, outcomes, groups, rng, fitted) if part is not None]
     if not parts:
         return None
     rows = np.concatenate([part.rows for part in parts])
@@ -67,7 +72,7 @@ def crossfit(
 
 
 def _parts(
-    build: Callable[[], Policy], outcomes: Outcomes, groups: Groups, rng: np.random.Generator
+    build: Callable[[], Policy], outcomes: Outcomes, groups: Groups, rng: np.random.Generator, fitted: Fitted
 ) -> Iterator[Crossfit | None]:
     for group in np.unique(groups):
         held, kept = np.flatnonzero(groups == group), np.flatnonzero(groups != group)
@@ -76,7 +81,7 @@ def _parts(
         if not seen.any(axis=0).all():
             yield None
             continue
-        policy = build().fit(others)
+        policy = fitted(build(), others)
         queries = policy.described(rows_of(outcomes, held).queries)
         signals = None
         if policy.reads_query or queries.features is not None:

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 import click
 
 from router.errors import ConfigError
-from training.command_line import JSON, SEED, TABLES, apart, embedded, note, parameters, screen, write_json
+from training.command_line import (
+    JSON,
+    SEED,
+    TABLES,
+    apart,
+    embedded,
+    keeping_fits,
+    note,
+    parameters,
+    screen,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,7 +96,10 @@ def evaluate(
         with console.status(f"judging on {name}"):
             reports.append(held.report(name))
         show(reports[-1], screen(json_out))
-    studies = held.studied(wanted, console) if wanted.studies or page else []
+    studies = []
+    if wanted.studies or page:
+        with keeping_fits(console) as fitted:
+            studies = held.studied(wanted, console, fitted)
     for reason in (f"{study} not studied: {why}" for found in studies for study, why in found.missing.items()):
         note(console, reason)
     card = {"kind": held.artifact.kind, "version": held.artifact.version}

@@ -17,6 +17,7 @@ from training.command_line import progressing
 from training.data import ALL, TRAIN, Table
 from training.evaluate import evaluate
 from training.fit import build
+from training.kept_fits import Fitted, afresh
 from training.page.document import Document, Section
 from training.report import Report
 from training.studies.base import Setup
@@ -71,15 +72,15 @@ class Evaluation:
         except DataError as error:
             raise DataError(f"{name}: {error}") from error
 
-    def studied(self, wanted: Wanted, console: "Console") -> list[Studies]:
-        """Of every table."""
+    def studied(self, wanted: Wanted, console: "Console", fitted: Fitted = afresh) -> list[Studies]:
+        """Of every table; `fitted` makes the fits."""
         kind, params = policy_class(self.artifact.kind), self.artifact.params
         assure = bool(self.artifact.steps) and not wanted.plain
         found = []
         with _embedding(self.encoder if "robustness" in wanted.studies else None) as embed:
             for name, table in self.tables.items():
                 train = self.train.get(name, table).outcomes
-                setup = Setup(lambda: kind(**params), train, table.outcomes, self.seed, assure)
+                setup = Setup(lambda: kind(**params), train, table.outcomes, self.seed, assure, fitted)
                 suite = Suite(setup, self.policy, embed, wanted.settings)
 
                 def ticking(study: str, steps: int, name: str = name) -> Any:

@@ -14,6 +14,7 @@ from router.policy import Policy
 from router.types import Outcomes, Queries
 from training.assurance import Assured, assured
 from training.data import Table, rows_of
+from training.kept_fits import Fitted, afresh
 
 REFERENCE_QUERIES = 1_024
 
@@ -42,18 +43,19 @@ def fit(
     *,
     assure: bool = False,
     fitting: Callable[[], None] = lambda: None,
+    fitted: Fitted = afresh,
 ) -> Artifact:
     """Fits `policy` on the table's outcomes. Raises `DataError` where there is nothing to choose between.
 
     With `assure`, the steps that follow it and its trial are learned too, from up to eight fits to parts of the
-    table; `fitting` is called before each fit.
+    table; `fitting` is called before each fit, and `fitted` makes it: by default `policy` itself is fitted.
     """
     outcomes = table.outcomes
     if len(outcomes.experts) < 2:
         raise DataError(f"the tables hold one model only, {outcomes.experts[0]!r}: there is nothing to choose")
     fitting()
-    policy.fit(outcomes)
-    sure = assured(policy, outcomes, seed, fitting) if assure else Assured(policy, None)
+    policy = fitted(policy, outcomes)
+    sure = assured(policy, outcomes, seed, fitting, fitted) if assure else Assured(policy, None)
     return pack(
         sure.policy,
         reference(policy, outcomes, np.random.default_rng(seed)),

@@ -34,7 +34,7 @@ def show(report: Report, console: "Console") -> None:
     _show_metrics(report, console)
     for line in (
         f"cheapest: {report.cheapest.expert}; best single: {report.best.expert}, whose half is the half cost",
-        f"area above the static mix: {spelled(report.gain, '+.4f')}, p = {report.p_value:.3f}",
+        f"area above the static mix: {spelled(report.gain, '+.4f')}, p = {report.p_value:.3f} (one-sided)",
         VERDICTS[report.gain.low > 0],
         f"share of the way from it to the oracle: {spelled(report.share, '.3f')}",
         f"the same, by the policy's own expected costs: {spelled(report.own_cost['share'], '.3f')}",
@@ -51,7 +51,7 @@ def _show_metrics(report: Report, console: "Console") -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("metric", "policy", "static mix", "better by", "p"):
+    for heading in ("metric", "policy", "static mix", "better by", "p, one-sided"):
         table.add_column(heading, justify="left" if heading == "metric" else "right")
     for name, metric in report.metrics.items():
         arrow = "↑" if metric.better == "higher" else "↓"

@@ -20,7 +20,7 @@ from router.errors import DataError
 from router.files import write_whole
 
 #: What policies are computed with: another version may give other numbers.
-LIBRARIES = ("numpy", "scipy", "scikit-learn")
+LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch")
 PACKAGES = ("router", "policies", "training")
 
 

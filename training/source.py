@@ -18,6 +18,7 @@ ASIDE = ("tools", "images", "tenant")
 TEXTS = ("prompt", "model", "split", "domain", "cost_kind", *ASIDE)
 NUMBERS = ("score", "cost_usd", "input_tokens", "output_tokens", "price_in_per_1m", "price_out_per_1m", "turn")
 BATCH_ROWS = 32_768
+OTHER_DELIMITERS = ";\t|"
 SUFFIXES = (".parquet", ".csv")
 ROW_BYTES = 88  # of a row's numbers and places while a table is read, without its prompt
 NOT_A_NUMBER = re.compile(
@@ -150,7 +151,10 @@ def _csv_format() -> Any:
 def _wanted(path: Path, names: list[str]) -> list[str]:
     missing = [name for name in NEEDED if name not in names]
     if missing:
-        raise DataError(f"{path}: the column {missing[0]!r} is missing; there are: {', '.join(names)}")
+        hint = ""
+        if len(names) == 1 and any(mark in names[0] for mark in OTHER_DELIMITERS):
+            hint = "; it seems that commas do not separate its columns: `pointsman import` reads such a file too"
+        raise DataError(f"{path}: the column {missing[0]!r} is missing; there are: {', '.join(names)}{hint}")
     return [name for name in (*TEXTS, *NUMBERS) if name in names]
 
 

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 LEGEND = (
-    "gain: the area above the static mix, in brackets 95 % of its bootstrap over prompts; how far one is behind "
-    "the first is told on the same resamples."
+    "ECE is over bins of equal mass. gain: the area above the static mix, in brackets 95 % of its bootstrap over "
+    "prompts; how far one is behind the first is told on the same resamples."
 )
 CAUTION = "The first was chosen by these prompts: its own figure flatters it."
 

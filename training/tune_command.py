@@ -210,6 +210,9 @@ def _show(card: Mapping[str, Any], comparisons: "Sequence[Comparison]", console:
     lines += [f"  {trial['gain']:+.4f}  {_spelled(trial['params'])}" for trial in trials[:SHOWN]]
     if not won:
         lines.append("no trial is better than the defaults: keep them")
+    if trials and all(trial["gain"] == card["default_gain"] for trial in trials):
+        tried = ", ".join(card["space"])
+        lines.append(f"no parameter had any effect on this data: all trials gain the same ({tried})")
     console.print("\n".join(lines), highlight=False, markup=False)
     default, winner = (Contender(card["policy"], params, card["seed"]).name for params in (fixed, {**fixed, **won}))
     names = {default: "the defaults"} | ({winner: "the winner"} if won else {})

@@ -450,6 +450,13 @@ def test_a_file_of_no_known_format_lists_its_columns(tmp_path: Path) -> None:
         detect(RecordFile(path))
 
 
+def test_a_table_without_scores_is_told_what_it_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "own.csv"
+    path.write_text("prompt,model\na,b\n")
+    with pytest.raises(DataError, match="The nearest is table, for which it lacks score"):
+        detect(RecordFile(path))
+
+
 def test_a_file_that_two_formats_recognise_is_not_guessed(tmp_path: Path) -> None:
     path = lines(tmp_path / "log.jsonl", decision(prompt="Why?", model="small", score=1))
     with pytest.raises(DataError, match="could be decision_log or table: say which with --format"):

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import Result
+from click.testing import CliRunner, Result
 from outcome_tables import FakeEncoder, rows, write_csv, write_parquet
 
-from policies import load_policy
+from policies import kinds, load_policy
 from router.errors import ArtifactError, ConfigError, DataError
 from training.commands import train
 from training.evaluate_command import evaluate
@@ -166,3 +166,21 @@ def test_an_artifact_of_another_encoder_is_refused(
     encoder.revision = "2"
     with pytest.raises(ArtifactError, match=r"revision 1.*revision 2"):
         run(evaluate, "--data", data, "--artifact", tmp_path / "made")
+
+
+def test_an_error_is_json_too_on_standard_output(data: Path, tmp_path: Path) -> None:
+    args = ["--data", str(data), "--policy", "nonesuch", "--out", str(tmp_path / "made"), "--json", "-"]
+    result = CliRunner().invoke(train, args)
+    assert isinstance(result.exception, ConfigError)
+    assert json.loads(result.stdout) == {"error": {"type": "ConfigError", "message": str(result.exception)}}
+
+
+def test_a_table_separated_by_semicolons_gets_a_hint(run: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "semi.csv").write_text("prompt;model;score\nhello;a;1\n")
+    with pytest.raises(DataError, match="commas do not separate"):
+        run(train, "--data", tmp_path / "semi.csv", "--policy", "static", "--out", tmp_path / "made")
+
+
+def test_the_help_lists_the_policies(run: Callable[..., Result]) -> None:
+    said = run(train, "--help").stdout
+    assert all(kind in said for kind in kinds())

@@ -40,7 +40,13 @@ def detect(file: RecordFile) -> Importer:
     if found:
         raise DataError(f"{file.path} could be {' or '.join(one.name for one in found)}: say which with --format")
     columns = list(dict.fromkeys(name for record in head for name in record.fields))
+    lacking = {one.name: [name for name in one.needed if name not in columns] for one in known if one.needed}
+    present = {one.name: len(one.needed) - len(lacking[one.name]) for one in known if one.needed}
+    nearest = max(present, key=lambda name: (present[name], -len(lacking[name])))
+    lacks = ""
+    if present[nearest] and lacking[nearest]:
+        lacks = f" The nearest is {nearest}, for which it lacks {', '.join(lacking[nearest])}."
     raise DataError(
         f"{file.path} is in no format that is known: {', '.join(one.name for one in known)}. It has the columns: "
-        f"{', '.join(columns)}. For a table of your own, --rename YOURS=prompt (and model, score)"
+        f"{', '.join(columns)}.{lacks} For a table of your own, --rename YOURS=prompt (and model, score)"
     )

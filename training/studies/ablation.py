@@ -41,7 +41,7 @@ def ablated(setup: Setup, variants: Mapping[str, Callable[[], Policy]], tick: Ti
 
 
 def _judged(setup: Setup, build: Callable[[], Policy], tick: Tick, name: str) -> Any:
-    report, figures = evaluated(build().fit(setup.train), setup.held_out, setup.rng(), dataset=name)
+    report, figures = evaluated(setup.fitted(build(), setup.train), setup.held_out, setup.rng(), dataset=name)
     tick(name)
     return report.gain, figures
 

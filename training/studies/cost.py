@@ -5,13 +5,14 @@ import gc
 import os
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from router.policy import Policy
 from router.types import Queries
+from training.kept_fits import afresh
 from training.studies.base import Setup
 
 SERVED = 200  # queries timed one by one
@@ -38,7 +39,8 @@ class ServingCost:
 
 
 def training_cost(setup: Setup) -> tuple[Policy, TrainingCost]:
-    """Trains once, and gives the policy too."""
+    """Trains once, whatever is kept of fits before, and gives the policy too."""
+    setup = replace(setup, fitted=afresh)
     watch = _Peak()
     with watch:
         began = time.perf_counter()
