@@ -177,7 +177,7 @@ class Chat:
             request = permitted(exchange.key, request, service.router.use, service.settings.policy.preference)
         exchange.wishes = request.wishes
         exchange.wants_stream, exchange.most_tokens = request.stream, request.max_output_tokens
-        decision = await decide(service, request, exchange.caller)
+        decision = await decide(service, request, exchange.caller, arrived=True)
         if service.admission is not None:
             exchange.bill = Bill()
             decision = await reserve(service, exchange.bill, request, decision, exchange.caller)
@@ -360,11 +360,18 @@ class Chat:
         await send_failure(failure, exchange.headers(), send)
 
 
-async def decide(service: Service, request: ChatRequest, caller: str) -> Decision:
-    """The router's decision, or the caller's own where the request names its expert. Raises `RequestError`."""
+async def decide(service: Service, request: ChatRequest, caller: str, *, arrived: bool = False) -> Decision:
+    """The router's decision, or the caller's own where the request names its expert. Raises `RequestError`.
+
+    `arrived`: an expert will be asked, which counts in the pace of the caller's budgets.
+    """
     router = service.router
+    price = None
+    if service.admission is not None and service.pace is not None:
+        caps = service.admission.caps.of_caller(caller)
+        price = service.pace.arrived(caps) if arrived else service.pace.price(caps)
     if request.expert is None:
-        decision = await router.decide(request.query(caller), request.wishes)
+        decision = await router.decide(request.query(caller), request.wishes, price=price)
         service.metrics.encode_s.observe(decision.encode_s)
         return decision
     if request.wishes.fallback:
@@ -381,6 +388,7 @@ def decision_json(decision: Decision) -> dict[str, Any]:
         "expert": decision.order[0],
         "policy": decision.policy,
         "preference": decision.preference,
+        "paced": decision.paced,
         "reason": why(decision) if decision.experts else "the caller named the expert",
         "familiarity": None if decision.familiarity is None else round(decision.familiarity, 4),
         "quality_floor": None if (floor := decision.floor) is None else asdict(floor),

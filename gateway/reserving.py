@@ -37,6 +37,8 @@ class Bill:
     def settle(self, service: Service) -> None:
         if self.reservation is not None and service.admission is not None:
             service.admission.settle(self.reservation, self.tokens, self.cost_nano, self.expert)
+            if service.pace is not None and self.expert is not None:
+                service.pace.spent(self.reservation.caps, self.cost_nano)
 
     def headers(self) -> Headers:
         """The tightest limit of requests and of tokens, and a warning for each budget that runs out."""

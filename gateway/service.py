@@ -31,6 +31,7 @@ from router.ledger.admission import Admission
 from router.ledger.caps import Caps
 from router.ledger.lease import Leases
 from router.ledger.ledger import Ledger
+from router.ledger.pace import Pace
 from router.router import PolicyInUse, Router
 from router.types import Entry, ExpertSpec, Usage
 
@@ -124,6 +125,7 @@ class Service:
         )
         self.office: KeyOffice | None = None
         self.metrics.watch_ledger(lambda: not self.ledger.degraded, lambda: self.ledger.owed)
+        self.pace: Pace | None = None
         self.encoder: Encoder | None = None
         self.ready = False
         self.draining = False  # told to stop: what is under way is finished, and balancers shall look elsewhere
@@ -203,6 +205,8 @@ class Service:
             confidence=settings.confidence,
             rng=random.Random(),
         )
+        if self.admission is not None and (tariff := self._router.tariff()) is not None:
+            self.pace = Pace(tariff, self.admission.shares)
 
     def meter(self, expert: str, usage: Usage, *, ok: bool, ttft_s: float, took_s: float, streamed: bool) -> int:
         """Counts one call in metrics and ledger; returns its cost in nano-dollars. Never waits."""

@@ -72,11 +72,14 @@ class BudgetSettings(Section):
     rolling_hours: int | None = Field(None, ge=1, le=8784)
     warn_at: float = Field(0.8, ge=0, le=1, description="share of `usd` from which answers carry a warning")
     on_exhausted: Literal["refuse", "cheapest"] = "refuse"
+    pace: bool = Field(False, description="steer the price of quality so that the spend lands on `usd`")
 
     @model_validator(mode="after")
     def _one_period(self) -> "BudgetSettings":
         if (self.per is None) == (self.rolling_hours is None):
             raise ValueError("give exactly one of `per` (day, week or month) or `rolling_hours`")
+        if self.pace and self.per is None:
+            raise ValueError("pace: needs a period that ends: give `per` (day, week or month), not `rolling_hours`")
         return self
 
 

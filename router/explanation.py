@@ -6,6 +6,7 @@ from router.types import UNLIKE, Decision, Floor
 def why(decision: Decision) -> str:
     """For people: what the chosen expert is expected to do, against the strongest one, and what of the floor."""
     candidates = decision.candidates()
+    terms = "the pace of a budget" if decision.paced else repr(decision.preference)
     chosen = candidates[0]
     standing = [candidate for candidate in candidates if candidate.reason is None]
     strongest = max(standing, key=lambda candidate: candidate.quality)
@@ -13,11 +14,10 @@ def why(decision: Decision) -> str:
     if len(standing) == 1:
         text += ", the only expert that can take this request within its limits"
     elif strongest.expert == chosen.expert:
-        text += f", the highest of {len(standing)} and worth its price under {decision.preference!r}"
+        text += f", the highest of {len(standing)} and worth its price under {terms}"
     else:
         text += (
-            f", chosen under {decision.preference!r} over {strongest.expert}: "
-            f"{strongest.quality:.3f} for ${strongest.cost_usd:.6f}"
+            f", chosen under {terms} over {strongest.expert}: {strongest.quality:.3f} for ${strongest.cost_usd:.6f}"
         )
     if decision.familiarity is not None and decision.familiarity < UNLIKE:
         text += (

@@ -107,24 +107,22 @@ class Pacer:
     def __init__(self, tariff: Tariff, now: float) -> None:
         self._tariff = tariff
         self._forecast = Forecast(now)
-        self._price: float | None = None
         self._share_usd = 0.0
+        self._begun = False
+        self.price = 0.0
 
-    def price(self, left_usd: float, left_s: float, now: float) -> float:
-        """Of a request that arrives `now`, while so much is left of the budget and of its period."""
+    def arrived(self, left_usd: float, left_s: float, now: float) -> None:
+        """A request comes `now`, while so much is left of the budget and of its period; `price` is its price."""
         self._forecast.arrived(now)
         self._share_usd = max(left_usd, 0.0) / self._forecast.coming(now, left_s)
-        if self._price is None:
-            self._price = self._tariff.price_at(self._share_usd)
-        return self._price
+        if not self._begun:
+            self._begun, self.price = True, self._tariff.price_at(self._share_usd)
 
     def spent(self, cost_usd: float) -> None:
-        """What a request came to that was decided at this price."""
-        if self._price is None:
-            return
+        """What a request came to."""
         missed = min(cost_usd / self._share_usd, LARGEST_MISS) if self._share_usd > 0 else LARGEST_MISS
         least, most = self._tariff.prices[[0, -1]].tolist()
-        self._price = min(max(self._price * math.exp(STEP * (missed - 1.0)), least), most)
+        self.price = min(max(self.price * math.exp(STEP * (missed - 1.0)), least), most)
 
 
 def _hour(at: float) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 from router.errors import InvalidRequest, NoExpertFits, NoHealthyExpert
 from router.floors import Floors, Grounds
 from router.objective import SPEND, Terms, choose, price_of_quality
+from router.pacing import Tariff
 from router.policy import Policy
 from router.types import (
     PREFERENCES,
@@ -99,12 +100,20 @@ class Router:
         self._calibrate()
         self._floors = Floors(self._grounds(), confidence)
 
-    def _calibrate(self) -> None:
+    def _expected(self) -> tuple[Floats, Floats]:
+        """Quality and cost of the experts on the reference queries, both [m, K]."""
         estimate = self._policy.predict(self.use.reference)
-        quality = estimate.quality[:, self._columns]
-        cost = self._cost_usd(self.use.reference.input_tokens[:, None], estimate.output_tokens[:, self._columns])
+        lengths = estimate.output_tokens[:, self._columns]
+        return estimate.quality[:, self._columns], self._cost_usd(self.use.reference.input_tokens[:, None], lengths)
+
+    def _calibrate(self) -> None:
+        quality, cost = self._expected()
         for preference in PREFERENCES:
             self.prices_of_quality[preference] = price_of_quality(quality, cost, SPEND[preference])
+
+    def tariff(self) -> Tariff | None:
+        """What a request of the reference costs on average at each price of quality."""
+        return Tariff.of(*self._expected())
 
     def _grounds(self) -> Grounds:
         trial, columns = self.use.trial, self._columns
@@ -148,8 +157,12 @@ class Router:
         length = float(self._policy.output_tokens_[self._columns[self.names.index(expert)]])
         return length if most is None else min(length, most)
 
-    async def decide(self, query: Query, wishes: Wishes, *, first: str | None = None) -> Decision:
+    async def decide(
+        self, query: Query, wishes: Wishes, *, first: str | None = None, price: float | None = None
+    ) -> Decision:
         """The choice for one query. `first` is an expert that the caller named and that is tried before the rest.
+
+        `price` is the price of quality where a budget paces it; a caller's own preference or floor goes before it.
 
         Raises `NoExpertFits`, `NoHealthyExpert` or `InvalidRequest` (a wish that names what is not there).
         """
@@ -162,7 +175,10 @@ class Router:
         columns = self._columns
         output_tokens = estimate.output_tokens[0, columns]
         preference = wishes.preference or self._preference
-        price, floor = self.prices_of_quality[preference], None
+        paced = price is not None and wishes.preference is None and not wishes.quality_floor
+        if price is None or not paced:
+            price = self.prices_of_quality[preference]
+        floor = None
         if wishes.quality_floor:
             untried = "the caller named the expert" if first else self._untried(query, wishes, ruled_out, estimate)
             floor = await self._floors.settle(wishes.quality_floor, preference, ruled_out, untried)
@@ -201,6 +217,7 @@ class Router:
             propensity=choice.propensity,
             ruled_out={names[k]: reason for k, reason in choice.ruled_out.items()},
             floor=floor,
+            paced=paced,
             familiarity=None if estimate.familiarity is None else float(estimate.familiarity[0]),
             encode_s=encoded - began,
             decide_s=time.perf_counter() - encoded,

@@ -160,6 +160,7 @@ class Decision:
     propensity: Floats
     ruled_out: dict[str, str]
     floor: Floor | None = None  # None where the caller asked for none
+    paced: bool = False  # at the price of quality that a budget's pace asks for, not the preference's
     familiarity: float | None = None  # as in `Estimate`; None where the policy does not measure it
     encode_s: float = 0.0
     decide_s: float = 0.0

@@ -23,7 +23,7 @@ MAY_IMPORT = {
 BASE = {
     "router": {
         # nouns and contracts
-        "types", "errors", "config", "policy", "objective", "artifact", "files", "gates", "conversation",
+        "types", "errors", "config", "policy", "objective", "pacing", "artifact", "files", "gates", "conversation",
         "expert_names", "steps", "stepped",
         # the quality floor
         "guarantee", "floors",

@@ -84,7 +84,7 @@ class Admission:
         self._wait_s = wait_s
         self._replica = uuid.uuid4().hex
         self._client: Any = None
-        self._shares = Shares()
+        self.shares = Shares()
         self._open: dict[str, Reservation] = {}
         self._questions: list[_Question] = []
         self._owed: dict[str, _Settlement] = {}
@@ -143,7 +143,7 @@ class Admission:
         reservation.used = tuple(map(sum, zip(used, reservation.amounts, strict=True)))
         self._hold(reservation)
         for cap, now_used in zip(reservation.caps, reservation.used, strict=True):
-            self._shares[cap].tell(cap, now_used)
+            self.shares[cap].tell(cap, now_used)
 
     def settle(self, reservation: Reservation, tokens: int, cost_nano: int, expert: str | None = None) -> None:
         """The call is over and took this much; `expert` is who answered, if not the one it was reserved for.
@@ -166,7 +166,7 @@ class Admission:
 
     def _hold(self, reservation: Reservation) -> None:
         reservation.held = True
-        self._shares.take(reservation.caps, reservation.amounts)
+        self.shares.take(reservation.caps, reservation.amounts)
         self._open[reservation.id] = reservation
 
     def _release(self, reservation: Reservation, caps: tuple[Cap, ...], amounts: tuple[int, ...]) -> None:
@@ -174,7 +174,7 @@ class Admission:
         expected = (*reservation.amounts, *(0 for _ in caps[len(reservation.caps) :]))
         now = time.monotonic()
         for cap, was, came in zip(caps, expected, amounts, strict=True):
-            share = self._shares[cap]
+            share = self.shares[cap]
             if cap.kind == "lease":
                 share.active -= 1
             else:
@@ -204,7 +204,7 @@ class Admission:
         return None
 
     def _admit_by_share(self, reservation: Reservation) -> None:
-        cap = self._shares.refuses(reservation.caps, reservation.amounts)
+        cap = self.shares.refuses(reservation.caps, reservation.amounts)
         if cap is not None:
             if reservation.asked:
                 self._owe(_Settlement(reservation.id, reservation.caps, (0,) * len(reservation.caps)))
@@ -284,7 +284,7 @@ class Admission:
                 raise reply
         if beating:
             self._beat_at = now
-            self._shares.replicas = max(int(replies[-1]), 1)
+            self.shares.replicas = max(int(replies[-1]), 1)
 
     async def _run(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         from redis.exceptions import NoScriptError

@@ -44,6 +44,7 @@ class Cap:
     width_ms: int = 0  # of a window's slot, or a lease's life
     period: str = ""  # of a calendar cap
     warn_at: int = 0  # from here on the caller is warned (nano-dollars)
+    pace: bool = False  # the price of quality is steered by it
     cheapest: bool = False  # spent: only the cheapest expert that still fits may answer
     expert: str | None = None  # the expert whose cap it is
 
@@ -79,7 +80,10 @@ class Caps:
         self._keys = {**virtual, **self._configured}
 
     def of(self, caller: str, expert: str) -> tuple[Cap, ...]:
-        return self._gateway + self._keys.get(caller, ()) + self._experts.get(expert, ())
+        return self.of_caller(caller) + self._experts.get(expert, ())
+
+    def of_caller(self, caller: str) -> tuple[Cap, ...]:
+        return self._gateway + self._keys.get(caller, ())
 
     def of_expert(self, expert: str) -> tuple[Cap, ...]:
         return self._experts.get(expert, ())
@@ -119,6 +123,7 @@ def caps_of(
                 width_ms=0 if hours is None else hours * 3_600_000 // SLOTS,
                 period=budget.per or "",
                 warn_at=round(limit * budget.warn_at),
+                pace=budget.pace and expert is None,  # an expert's own budget says nothing of the choice of others
                 cheapest=budget.on_exhausted == "cheapest",
                 expert=expert,
             )

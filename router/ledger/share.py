@@ -43,13 +43,22 @@ class Share:
             self._entries.append((now, amount))
             self._sum += amount
 
+    def left_nano(self, cap: Cap, replicas: int) -> int:
+        """Of a calendar budget, as far as this replica knows."""
+        self._begin(cap)
+        return cap.limit - self.told - self._since * replicas
+
+    def _begin(self, cap: Cap) -> None:
+        if self._period != (period := _period(cap.period)):
+            self.told, self._since, self._period = 0, 0, period
+
     def has_room(self, cap: Cap, amount: int, replicas: int, now: float) -> bool:
         """Whether the share leaves room; a replica may always have one request a minute and one at once."""
         if cap.kind == "lease":
             return self.active < max(cap.limit // replicas, 1)
         if cap.what == "usd":
-            if cap.kind == "calendar" and self._period != (period := _period(cap.period)):
-                self.told, self._since, self._period = 0, 0, period
+            if cap.kind == "calendar":
+                self._begin(cap)
             return not amount or (self._since + amount) * replicas <= cap.limit - self.told
         self._forget(now)
         least = 1 if cap.what == "requests" else 0

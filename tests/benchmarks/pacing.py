@@ -59,7 +59,8 @@ def paced(pacer: Pacer, day: int, drawn: Drawn, budget: float) -> Choices:
     quality, cost, paid = drawn.said, drawn.cost, drawn.paid
     left, chosen = budget, np.empty(len(drawn.at), dtype=np.intp)
     for i, now in enumerate(drawn.at.tolist()):
-        k = utility(quality[i], cost[i], pacer.price(left, DAY_S - now, day * DAY_S + now)).argmax()
+        pacer.arrived(left, DAY_S - now, day * DAY_S + now)
+        k = utility(quality[i], cost[i], pacer.price).argmax()
         if left < cost[i, k]:
             k = cost[i].argmin()
         chosen[i] = k

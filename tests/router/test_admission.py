@@ -216,7 +216,7 @@ async def test_a_call_admitted_while_redis_was_away_is_charged_when_it_is_back(r
 async def test_three_replicas_take_a_third_each_while_redis_is_frozen(redis_process: RedisProcess) -> None:
     limits = {"requests_per_minute": 30, "concurrency": 30}
     async with replicas(redis_process.url, 3, wait_s=0.005, limits=limits) as running:
-        await until(lambda: all(one._shares.replicas == 3 for one in running))
+        await until(lambda: all(one.shares.replicas == 3 for one in running))
         redis_process.freeze()
         try:
             for number, one in enumerate(running):
