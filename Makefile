@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CONFIG ?= pointsman.yaml
 PORT ?= 8000
 
-.PHONY: install demo serve test test-remote test-torch test-ray test-node check bench-proxy bench-quality bench-neural bench-pacing bench-scale clean
+.PHONY: install demo serve test test-remote test-torch test-ray test-node check bench-proxy bench-quality bench-neural bench-ledger bench-pacing bench-scale clean
 
 install: $(VENV)/.installed
 
@@ -85,6 +85,10 @@ bench-neural:
 	build/venv-torch/bin/python -m pip install --quiet 'torch==2.13.0'
 	build/venv-torch/bin/python -m pip install --quiet --editable '.[train,tune,report,dev,export]'
 	build/venv-torch/bin/python tests/benchmarks/quality.py --parts neural --seeds 0 --name neural $(ARGS)
+
+# Budgets, limits and faults with real processes, and half an hour of soak; ARGS="--parts budget limits frozen added".
+bench-ledger: $(VENV)/.dev
+	$(BIN)/python tests/benchmarks/ledger.py $(ARGS)
 
 # What a paced budget spends and regrets over replayed days.
 bench-pacing: $(VENV)/.dev

@@ -33,6 +33,7 @@ SETTLED_LIFE_S = 3_600
 HEARTBEAT_S = 1.0
 REPLICA_LIFE_MS = 5_000
 RETRY_S = 0.1
+UNDER_WAY, UNDER_WAY_S = -2, 0.5  # the script's word for it, and when to try again
 CLOSE_TIMEOUT_S = 2.0
 PIPELINE_MOST = 256
 #: Settlements kept while Redis is away; the oldest are dropped beyond it, and the log says so.
@@ -139,7 +140,15 @@ class Admission:
             reservation.asked = False
             reservation.used = used
             wait_ms = int(reply[2])
-            raise self._refusal(reservation, reservation.caps[int(reply[1]) - 1], wait_ms / 1e3, never=wait_ms < 0)
+            cap = reservation.caps[int(reply[1]) - 1]
+            if wait_ms == UNDER_WAY:
+                raise OverLimit(
+                    f"what is left of {cap.owner}'s budget of {cap.said} is kept for calls under way; try again",
+                    budget=False,
+                    retry_after_s=UNDER_WAY_S,
+                    expert=cap.expert,
+                )
+            raise self._refusal(reservation, cap, wait_ms / 1e3, never=wait_ms < 0)
         reservation.used = tuple(map(sum, zip(used, reservation.amounts, strict=True)))
         self._hold(reservation)
         for cap, now_used in zip(reservation.caps, reservation.used, strict=True):

@@ -6,7 +6,7 @@ SCOPE is `gateway`, `key:NAME` (`key:ID` of a virtual key), `team:NAME` or `expe
     pointsman:{ledger}:cap:SCOPE:requests       hash, a sliding minute: slot number -> requests; `sum`, `tail`
     pointsman:{ledger}:cap:SCOPE:tokens         the same for tokens
     pointsman:{ledger}:cap:SCOPE:concurrency    sorted set: reservation -> when its lease ends (ms, server's time)
-    pointsman:{ledger}:cap:SCOPE:usd:PERIOD     day, week or month: hash `period` (a number), `spent` (nano-dollars)
+    pointsman:{ledger}:cap:SCOPE:usd:PERIOD     day, week or month: hash `period` (a number), `spent`, `open` (nano-dollars)
     pointsman:{ledger}:cap:SCOPE:usd:HOURSh     rolling: a sliding window like `requests`, in nano-dollars
     pointsman:{ledger}:reservation:ID           hash: cap key -> "slot amount", then `settled` for an hour
     pointsman:{ledger}:replicas                 sorted set: replica -> when it is taken for gone (ms)
@@ -26,6 +26,8 @@ REPLICAS_KEY = PREFIX + "replicas"
 #: A crashed replica's places are free again after so long; a living one renews them every third of it.
 LEASE_MS = 30_000
 SLOTS = 300
+#: Calls under way may come to three times what they were expected to cost before a budget is overshot by them.
+MARGIN = 2
 
 What = Literal["requests", "tokens", "concurrency", "usd"]
 Kind = Literal["window", "calendar", "lease"]
@@ -50,7 +52,8 @@ class Cap:
 
     def arguments(self, amount: int) -> tuple[str | int, ...]:
         """As the scripts take them."""
-        return self.kind, self.limit, amount, self.width_ms, SLOTS, self.period
+        margin = MARGIN if self.what == "usd" else 0
+        return self.kind, self.limit, amount, self.width_ms, SLOTS, self.period, margin
 
 
 def reservation_key(reservation: str) -> str:

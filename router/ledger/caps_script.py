@@ -1,12 +1,17 @@
 """The Lua of caps: reserve under all caps of a request or under none, settle once, keep leases alive.
 
 RESERVE   KEYS the reservation, then one per cap; ARGV life of an open reservation (s), the reservation, then per
-          cap kind, limit, amount, slot width or lease (ms), slots, period
-          {'ok', used before...} | {'no', number of the cap from 1, ms until it fits (-1: never), used...}
+          cap kind, limit, amount, slot width or lease (ms), slots, period, margin
+          {'ok', used before...} | {'no', number of the cap from 1, ms until it fits (-1: never; -2: once calls
+          under way have ended), used...}
 SETTLE    KEYS as RESERVE; ARGV life of the mark (s), the reservation, then per cap as above with the true amount
           1, or 0 where it was settled before. A cap under which nothing was reserved is charged the whole.
 HEARTBEAT KEYS the replicas, then pairs of a lease's cap and its reservation; ARGV the replica, its life (ms),
           lease (ms), then per pair the reservation; returns the number of living replicas
+
+A budget's `open` is what calls under way are expected to cost. They may turn out dearer: so while there are any, a
+further one is admitted only if `margin` times `open` would fit besides. So a budget is not overshot by the errors of
+all calls under way, but by that of the last one.
 
 All times are the server's. Amounts are whole numbers and are added by HINCRBY, since Lua's are doubles.
 """
@@ -79,20 +84,31 @@ local function add(cap, place, amount)
     redis.call('PEXPIRE', cap.key, whole(cap.width * (cap.slots + 2)))
   else
     if tonumber(redis.call('HGET', cap.key, 'period') or '-1') ~= place then
-      redis.call('HSET', cap.key, 'period', whole(place), 'spent', '0')
+      redis.call('HSET', cap.key, 'period', whole(place), 'spent', '0', 'open', '0')
     end
     redis.call('HINCRBY', cap.key, 'spent', whole(amount))
     redis.call('PEXPIRE', cap.key, whole(40 * DAY))
   end
 end
 
+local function open_of(cap)
+  if cap.margin == 0 then return 0 end
+  return math.max(tonumber(redis.call('HGET', cap.key, 'open') or '0'), 0)
+end
+
+local function open_by(cap, amount)
+  if cap.margin == 0 then return end
+  if redis.call('HINCRBY', cap.key, 'open', whole(amount)) < 0 then redis.call('HSET', cap.key, 'open', '0') end
+end
+
 local caps = {}
 local function read_caps()
   for k = 2, #KEYS do
-    local at = 3 + (k - 2) * 6
+    local at = 3 + (k - 2) * 7
     caps[k - 1] = {
       key = KEYS[k], kind = ARGV[at], limit = tonumber(ARGV[at + 1]), amount = tonumber(ARGV[at + 2]),
       width = tonumber(ARGV[at + 3]), slots = tonumber(ARGV[at + 4]), period = ARGV[at + 5],
+      margin = tonumber(ARGV[at + 6]),
     }
   end
 end
@@ -128,6 +144,9 @@ for number, cap in ipairs(caps) do
   if not known and cap.amount > 0 and used + cap.amount > cap.limit then
     local wait = wait_of(cap, used)
     if not refused or wait == -1 or (longest ~= -1 and wait > longest) then refused, longest = number, wait end
+  elseif not known and not refused and cap.margin > 0 then
+    local open = open_of(cap)
+    if open > 0 and used + cap.amount + cap.margin * open > cap.limit then refused, longest = number, -2 end
   end
 end
 if known then return reply end
@@ -144,6 +163,7 @@ for _, cap in ipairs(caps) do
   else
     local place = place_of(cap)
     add(cap, place, cap.amount)
+    open_by(cap, cap.amount)
     redis.call('HSET', KEYS[1], cap.key, whole(place) .. ' ' .. whole(cap.amount))
   end
 end
@@ -168,6 +188,7 @@ for _, cap in ipairs(caps) do
       add(cap, place_of(cap), cap.amount)
     else
       local place, reserved = string.match(held, '^(%d+) (%d+)$')
+      open_by(cap, -tonumber(reserved))
       place = tonumber(place)
       -- what was reserved in a period or slot that is over left with it
       local there = 'tail'

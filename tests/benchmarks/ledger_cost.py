@@ -1,17 +1,14 @@
 """What the ledger takes of the gateway's core: one `record`, and writing behind at 2,000 records a second.
 
-    python tests/benchmarks/ledger_cost.py
-
 Paced rounds alternate with rounds that pace the same way and record nothing; the difference in the process's CPU
 time is the ledger's. The private Redis is another process and is counted apart.
 """
 
 import asyncio
-import tempfile
 import time
 from pathlib import Path
 
-from report import Figure, report
+from report import Figure
 from rounds import difference_of, over_rounds
 
 from router.config import LedgerSettings
@@ -78,8 +75,3 @@ async def measure(folder: Path) -> list[Figure]:
         difference_of(f"CPU per record at {RATE:,}/s, gateway's process", busy, idle, "us", "< 50"),
         over_rounds(f"CPU per record at {RATE:,}/s, private Redis", server, "us"),
     ]
-
-
-if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        report("ledger", asyncio.run(measure(Path(folder))))

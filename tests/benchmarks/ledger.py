@@ -1,0 +1,467 @@
+"""Money, limits and faults: what the ledger promises, with real processes that are killed, frozen and restarted.
+
+Replicas are `pointsman serve` processes on one Redis server; upstreams count what they answered. Parts
+(`--parts`): `budget` spent by callers on three replicas at once, `limits` on one and on three replicas, `frozen`
+(Redis stopped by SIGSTOP), `added` (what limits and budgets add to a request), `chaos` (experts, replicas and Redis
+killed in turn under load), `soak` (memory over time), `record` (the writing behind by itself).
+"""
+
+import argparse
+import asyncio
+import contextlib
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import redis
+import yaml
+from counting_upstream import INPUT_TOKENS, counted
+from ledger_cost import measure as record_figures
+from report import Figure, judged, keep, report
+from servers import LOOPBACK, free_port, memory
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from redis_process import RedisProcess
+
+PRICE = {"input": 100.0, "output": 200.0}  # USD per million tokens: an answer costs .0012 to .021
+CALLERS = 64
+ASK = {"messages": [{"role": "user", "content": "How far is it from Ulm to Basel, by train and by foot?"}]}
+UPSTREAM = Path(__file__).with_name("counting_upstream.py")
+READY_S = 60.0
+
+
+def nano(answers: int, tokens: int) -> int:
+    return round((answers * INPUT_TOKENS * PRICE["input"] + tokens * PRICE["output"]) * 1e3)
+
+
+class Upstreams:
+    """Two experts' servers, each a process that may be killed and started again on its port and its count."""
+
+    def __init__(self, folder: Path, wait_ms: float) -> None:
+        self.names = ("one", "two")
+        self.ports = {name: free_port() for name in self.names}
+        self._files = {name: folder / f"{name}.count" for name in self.names}
+        self._wait_ms = wait_ms
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str) -> None:
+        command = [sys.executable, str(UPSTREAM), str(self.ports[name]), str(self._files[name]), str(self._wait_ms)]
+        self._processes[name] = subprocess.Popen(command)
+
+    def kill(self, name: str) -> None:
+        process = self._processes.pop(name, None)
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def billed(self) -> dict[str, int]:
+        """Nano-dollars of what each answered."""
+        return {name: nano(*counted(path)) for name, path in self._files.items()}
+
+
+@dataclass
+class Rig:
+    """Replicas on one Redis, in front of two experts; everything ends with the rig."""
+
+    folder: Path
+    upstreams: Upstreams
+    redis: RedisProcess
+    urls: list[str] = field(default_factory=list)
+    _configs: list[Path] = field(default_factory=list)
+    _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def configure(self, count: int, settings: dict[str, Any]) -> None:
+        experts = [
+            {
+                "name": name,
+                "kind": "endpoint",
+                "url": f"http://{LOOPBACK}:{port}/v1",
+                "tier": "medium",
+                "price": PRICE,
+            }
+            for name, port in self.upstreams.ports.items()
+        ]
+        for number in range(count):
+            port = free_port()
+            config = self.folder / f"replica{number}.yaml"
+            whole = {
+                "host": LOOPBACK,
+                "port": port,
+                "experts": experts,
+                "ledger": {"url": self.redis.url},
+                **settings,
+            }
+            config.write_text(yaml.safe_dump(whole, sort_keys=False), encoding="utf-8")
+            self._configs.append(config)
+            self.urls.append(f"http://{LOOPBACK}:{port}")
+
+    def start(self, number: int) -> None:
+        command = [
+            str(Path(sys.executable).with_name("pointsman")),
+            "serve",
+            "--config",
+            str(self._configs[number]),
+        ]
+        log = (self.folder / f"replica{number}.log").open("ab")
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        log.close()
+        if number < len(self._processes):
+            self._processes[number] = process
+        else:
+            self._processes.append(process)
+
+    def kill(self, number: int) -> None:
+        self._processes[number].kill()
+        self._processes[number].wait()
+
+    def pid(self, number: int) -> int:
+        return self._processes[number].pid
+
+    async def ready(self) -> None:
+        end = time.monotonic() + READY_S
+        async with httpx.AsyncClient() as client:
+            for url in self.urls:
+                while True:
+                    with contextlib.suppress(httpx.TransportError):
+                        if (await client.get(f"{url}/readyz")).status_code == 200:
+                            break
+                    if time.monotonic() > end:
+                        raise SystemExit(f"{url} was never ready; see {self.folder}")
+                    await asyncio.sleep(0.05)
+
+    def ledger_nano(self) -> dict[str, int]:
+        client = redis.Redis(unix_socket_path=self.redis.url.removeprefix("unix://"))
+        with contextlib.closing(client):
+            found = {
+                name: client.hget(f"pointsman:{{ledger}}:expert:{name}", "cost_nano")
+                for name in self.upstreams.names
+            }
+        return {name: int(value or 0) for name, value in found.items()}  # type: ignore[arg-type]
+
+    def stop(self) -> None:
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._processes = []
+        for name in self.upstreams.names:
+            self.upstreams.kill(name)
+
+
+@contextlib.asynccontextmanager
+async def rig(replicas: int, *, wait_ms: float = 5.0, **settings: Any) -> AsyncIterator[Rig]:
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        (folder / "redis").mkdir()
+        server = RedisProcess(folder / "redis")
+        server.start()
+        made = Rig(folder, Upstreams(folder, wait_ms), server)
+        try:
+            for name in made.upstreams.names:
+                made.upstreams.start(name)
+            made.configure(replicas, settings)
+            for number in range(replicas):
+                made.start(number)
+            await made.ready()
+            yield made
+        finally:
+            made.stop()
+            server.thaw()
+            server.kill()
+
+
+@dataclass
+class Tally:
+    """What callers saw."""
+
+    answered: int = 0
+    nano: int = 0
+    refused: int = 0
+    failed: list[str] = field(default_factory=list)
+    took_ms: list[float] = field(default_factory=list)
+    answered_at: list[float] = field(default_factory=list)
+
+    def count(self, answer: httpx.Response, took_s: float) -> None:
+        if answer.status_code == 200:
+            self.answered += 1
+            usage = answer.json()["usage"]
+            self.nano += nano(1, usage["completion_tokens"])
+            self.took_ms.append(took_s * 1e3)
+            self.answered_at.append(time.monotonic())
+        elif answer.status_code == 429:
+            self.refused += 1
+        else:
+            self.failed.append(f"{answer.status_code} {answer.text[:200]}")
+
+
+async def ask(client: httpx.AsyncClient, url: str, tally: Tally, model: str) -> None:
+    began = time.perf_counter()
+    answer = await client.post(f"{url}/v1/chat/completions", json={"model": model, **ASK})
+    tally.count(answer, time.perf_counter() - began)
+
+
+async def callers(
+    count: int,
+    urls: Sequence[str],
+    tally: Tally,
+    on: Callable[[], bool],
+    *,
+    pause_s: float = 0.0,
+    model: str = "one",
+) -> None:
+    """So many at once, each asking the replicas in turn while `on`."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+
+    async def one(number: int) -> None:
+        asked = number
+        async with httpx.AsyncClient(timeout=60.0, limits=limits) as client:
+            while on():
+                await ask(client, urls[asked % len(urls)], tally, model)
+                asked += 1
+                if pause_s:
+                    await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
+
+    await asyncio.gather(*(one(number) for number in range(count)))
+
+
+def until(seconds: float) -> Callable[[], bool]:
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() < end
+
+
+async def budget_part(options: argparse.Namespace) -> list[Figure]:
+    """$10 spent by 64 callers on three replicas, every caller asking on until all are refused."""
+    usd = 10.0
+    async with rig(3, budget={"usd": usd, "per": "month"}) as made:
+        tally = Tally()
+        await callers(CALLERS, made.urls, tally, lambda: tally.refused < 4 * CALLERS)
+        billed = sum(made.upstreams.billed().values())
+    dearest = nano(1, 100)
+    return [
+        judged(
+            Figure(
+                "budget of $10, 64 callers, 3 replicas: overshoot in requests of the dearest kind",
+                max(billed - usd * 1e9, 0) / dearest,
+                goal="< 1",
+            )
+        ),
+        Figure("budget of $10: spent", billed / 1e9, unit="USD"),
+        Figure("budget of $10: answers", tally.answered),
+        judged(Figure("budget of $10: failures other than 429", len(tally.failed), goal="<= 0")),
+    ]
+
+
+async def limits_part(options: argparse.Namespace) -> list[Figure]:
+    """Answers in every minute of two against a limit of 300 a minute, three times as many being asked."""
+    rate, figures = 300, []
+    for replicas in (1, 3):
+        async with rig(replicas, limits={"requests_per_minute": rate}) as made:
+            tally, began = Tally(), time.monotonic()
+            await callers(8, made.urls, tally, until(options.limits_s), pause_s=0.5)
+        times = [at - began for at in tally.answered_at]
+        starts = [second / 2 for second in range(int(2 * (options.limits_s - 60)))]
+        windows = [sum(start <= at < start + 60 for at in times) for start in starts]
+        most = max(windows)
+        name = f"limit of {rate} a minute, {replicas} replica{'s' if replicas > 1 else ''}"
+        figures += [
+            judged(Figure(f"{name}: most in any minute, of the limit", most / rate, goal="<= 1.01")),
+            judged(Figure(f"{name}: least in any minute, of the limit", min(windows) / rate, goal=">= 0.99")),
+            judged(Figure(f"{name}: failures other than 429", len(tally.failed), goal="<= 0")),
+        ]
+    return figures
+
+
+async def frozen_part(options: argparse.Namespace) -> list[Figure]:
+    """Latency with Redis frozen, against the same gateway before, under limits that allow all of it."""
+    settings = {"limits": {"requests_per_minute": 10**6}, "budget": {"usd": 10**6, "per": "month"}}
+    async with rig(1, **settings) as made:
+        before, during = Tally(), Tally()
+        await callers(8, made.urls, Tally(), until(3.0), pause_s=0.05)
+        await callers(8, made.urls, before, until(10.0), pause_s=0.05)
+        made.redis.freeze()
+        await callers(8, made.urls, during, until(10.0), pause_s=0.05)
+        made.redis.thaw()
+    added = [
+        statistics.quantiles(during.took_ms, n=100)[at] - statistics.quantiles(before.took_ms, n=100)[at]
+        for at in (49, 98)
+    ]
+    return [
+        judged(Figure("Redis frozen: added at the median", added[0], unit="ms", goal="< 6")),
+        judged(Figure("Redis frozen: added at p99", added[1], unit="ms", goal="< 20")),
+        judged(Figure("Redis frozen: refused or failed", during.refused + len(during.failed), goal="<= 0")),
+    ]
+
+
+async def added_part(options: argparse.Namespace) -> list[Figure]:
+    """The same request with and without limits and budgets, in alternating rounds."""
+    limited = {"limits": {"requests_per_minute": 10**6}, "budget": {"usd": 10**6, "per": "month"}}
+    differences = []
+    async with rig(1, wait_ms=1.0) as plain, rig(1, wait_ms=1.0, **limited) as guarded:
+        for number in range(8):
+            medians = []
+            for made in (plain, guarded) if number % 2 else (guarded, plain):
+                tally = Tally()
+                await callers(1, made.urls, tally, until(2.0))
+                medians.append((made is guarded, statistics.median(tally.took_ms)))
+            medians.sort()
+            differences.append(medians[1][1] - medians[0][1])
+    differences = differences[1:]  # the first round warms up
+    low, high = min(differences), max(differences)
+    middle = statistics.median(differences)
+    return [
+        judged(Figure("limits and budgets: added to a request at the median", middle, low, high, "ms", "< 0.3"))
+    ]
+
+
+async def chaos_part(options: argparse.Namespace) -> list[Figure]:
+    """An expert is killed every 20 s, a replica every minute, and Redis stopped for 30 s twice."""
+    seconds = options.chaos_s
+    async with rig(3, wait_ms=20.0, budget={"usd": 10**6, "per": "month"}) as made:
+        tally, moved, on = Tally(), 0, until(seconds)
+        done = asyncio.Event()
+
+        async def caller(number: int) -> None:
+            """Asks; where a replica is gone, asks the next, as a load balancer does."""
+            nonlocal moved
+            asked = number
+            async with httpx.AsyncClient(timeout=60.0) as client:
+                while on():
+                    for _ in range(2 * len(made.urls)):
+                        try:
+                            await ask(client, made.urls[asked % len(made.urls)], tally, "auto")
+                            break
+                        except httpx.TransportError:
+                            moved += 1
+                            asked += 1
+                            await asyncio.sleep(0.05)
+                    else:
+                        tally.failed.append("no replica answered")
+                    asked += 1
+                    await asyncio.sleep(0.2 * random.uniform(0.5, 1.5))
+
+        async def each(period: float, at: float, act: Callable[[int], Awaitable[None]]) -> None:
+            number = 0
+            await asyncio.sleep(at)
+            while on():
+                await act(number)
+                number += 1
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(done.wait(), period)
+                if done.is_set():
+                    return
+
+        async def expert(number: int) -> None:
+            name = made.upstreams.names[number % 2]
+            made.upstreams.kill(name)
+            await asyncio.sleep(4.0)
+            made.upstreams.start(name)
+
+        async def replica(number: int) -> None:
+            made.kill(number % 3)
+            made.start(number % 3)
+
+        async def outage(number: int) -> None:
+            if number < 2:
+                made.redis.kill()
+                await asyncio.sleep(30.0)
+                made.redis.start()
+
+        faults = [
+            asyncio.create_task(each(20.0, 10.0, expert)),
+            asyncio.create_task(each(60.0, 25.0, replica)),
+            asyncio.create_task(each(seconds / 2, 40.0, outage)),
+        ]
+        await asyncio.gather(*(caller(number) for number in range(CALLERS)))
+        done.set()
+        await asyncio.gather(*faults)
+        await made.ready()
+        await asyncio.sleep(5.0)  # what is owed is written
+        billed, counted_nano = sum(made.upstreams.billed().values()), sum(made.ledger_nano().values())
+    for failure in sorted(set(tally.failed)):
+        print("chaos:", failure)
+    return [
+        judged(Figure(f"chaos of {seconds:g} s: requests that failed", len(tally.failed), goal="<= 0")),
+        Figure("chaos: answers", tally.answered),
+        Figure("chaos: requests moved to another replica", moved),
+        Figure("chaos: billed by the upstreams", billed / 1e9, unit="USD"),
+        judged(
+            Figure("chaos: ledger off the upstreams", abs(counted_nano - billed) / 1e9, unit="USD", goal="<= 1e-6")
+        ),
+        Figure("chaos: ledger above the upstreams", (counted_nano - billed) / 1e9, unit="USD"),
+        Figure("chaos: ledger above what callers got", (counted_nano - tally.nano) / 1e9, unit="USD"),
+    ]
+
+
+async def soak_part(options: argparse.Namespace) -> list[Figure]:
+    """Memory of one replica after a minute and at the end, at about half of what it could take."""
+    async with rig(1, wait_ms=20.0, budget={"usd": 10**6, "per": "month"}) as made:
+        tally = Tally()
+        load = asyncio.create_task(callers(32, made.urls, tally, until(options.soak_s), pause_s=0.1, model="auto"))
+        await asyncio.sleep(60.0)
+        first = _rss_mib(made.pid(0))
+        await asyncio.sleep(max(options.soak_s - 65.0, 0.0))
+        last = _rss_mib(made.pid(0))
+        await load
+    return [
+        judged(
+            Figure(
+                f"soak of {options.soak_s:g} s: memory at the end over that after a minute",
+                last / first,
+                goal="<= 1.05",
+            )
+        ),
+        Figure("soak: memory at the end", last, unit="MiB"),
+        Figure("soak: answers", tally.answered),
+        judged(Figure("soak: failures", len(tally.failed) + tally.refused, goal="<= 0")),
+    ]
+
+
+def _rss_mib(pid: int) -> float:
+    return memory(pid)[0].rss_mib
+
+
+async def record_part(options: argparse.Namespace) -> list[Figure]:
+    with tempfile.TemporaryDirectory() as folder:
+        return await record_figures(Path(folder))
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], Awaitable[list[Figure]]]] = {
+    "budget": budget_part,
+    "limits": limits_part,
+    "frozen": frozen_part,
+    "added": added_part,
+    "chaos": chaos_part,
+    "soak": soak_part,
+    "record": record_part,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--limits-s", type=float, default=130.0)
+    parser.add_argument("--chaos-s", type=float, default=600.0)
+    parser.add_argument("--soak-s", type=float, default=1_800.0)
+    parser.add_argument("--name", default="ledger", help="of the file in build/bench")
+    options = parser.parse_args()
+    found: list[Figure] = []
+    for part in options.parts:
+        found += asyncio.run(PARTS[part](options))
+        keep(options.name, found)
+    report(options.name, found)
+
+
+if __name__ == "__main__":
+    main()
