@@ -24,6 +24,16 @@ class Unauthorized(PointsmanError):
     """No key, or a wrong one: the caller is told the same in both cases."""
 
 
+class NotStored(RequestError):
+    """No such stored response of this caller's: another's is told the same."""
+
+    code = "not_stored"
+
+
+class StoreAway(PointsmanError):
+    """Stored responses cannot be reached now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """An error answer, ready to be sent."""
@@ -68,6 +78,10 @@ def describe(error: PointsmanError | PoolError) -> Failure:
         return answer
     if isinstance(error, OverLimit):
         return _over_limit(error)
+    if isinstance(error, StoreAway):
+        answer = failure(503, str(error), code="store_unavailable")
+        answer.headers.extend(_retry_after(1.0))
+        return answer
     return internal()
 
 
@@ -85,7 +99,7 @@ def internal() -> Failure:
 
 
 def _request_status(error: RequestError) -> int:
-    if isinstance(error, UnknownModel):
+    if isinstance(error, UnknownModel | NotStored):
         return 404
     if isinstance(error, BodyTooLarge):
         return 413

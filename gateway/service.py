@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gateway.auth import Keyring
 from gateway.metrics import Metrics
+from gateway.response_store import ResponseStore
 from policies import default_artifact, load_policy
 from router.artifact import Artifact, check_encoder
 from router.config import (
@@ -96,6 +97,9 @@ class Service:
         caps = Caps(settings)
         #: None where nothing is limited: then no request asks Redis for anything.
         self.admission = Admission(caps, self.ledger.client, settings.ledger.wait_ms / 1e3) if caps.any() else None
+        self.responses = ResponseStore(
+            settings.responses, self.ledger.client, lambda: self.ledger.degraded, settings.limits.body_bytes
+        )
         self.metrics.watch_ledger(lambda: not self.ledger.degraded, lambda: self.ledger.owed)
         self.encoder: Encoder | None = None
         self.ready = False
@@ -131,6 +135,7 @@ class Service:
         await self.pool.close()
         if self.admission is not None:
             await self.admission.close()
+        await self.responses.close()
         await self.ledger.close()
         if self.encoder is not None:
             await asyncio.to_thread(self.encoder.close)
