@@ -13,7 +13,8 @@ once, and lives as long again whenever the conversation goes on. Prompts are in 
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 KEEP_TIMEOUT_S = 0.25  # an answer waits for it
 READ_TIMEOUT_S = 1.0
 MAX_CHAIN = 500
+#: An item's id names its response and its place there: see `Asked.item` in `gateway.responses_answer`.
+_ITEM = re.compile(r"([a-z]+)_([0-9a-f]{48})_([0-9]{1,5})")
 
 log = logging.getLogger("pointsman")
 
@@ -109,11 +112,7 @@ class ResponseStore:
         names = (*orjson.loads(chain), name)
         if len(names) > MAX_CHAIN:
             raise InvalidRequest(f"{where}: a conversation has at most {MAX_CHAIN} responses", param=where)
-        async with self._answering(READ_TIMEOUT_S):
-            pipeline = self._read().pipeline(transaction=False)
-            for one in names:
-                pipeline.hmget(_key(caller, one), "input", "response")
-            found = await pipeline.execute()
+        found = await self._turns(caller, names)
         items: list[dict[str, Any]] = []
         for one, (given, response) in zip(names, found, strict=True):
             if given is None or response is None:
@@ -121,6 +120,46 @@ class ResponseStore:
             items += orjson.loads(given)
             items += orjson.loads(response)["output"]
         return Conversation(names, tuple(items), int(size))
+
+    async def items(self, caller: str, references: dict[str, str]) -> dict[str, dict[str, Any]]:
+        """Items by their ids; `references` says where each is referred to. Raises as `conversation` does."""
+        self._need_enabled("input")
+        places = {name: match for name in references if (match := _ITEM.fullmatch(name)) is not None}
+        names = list(dict.fromkeys(f"resp_{match[2]}" for match in places.values()))
+        if len(names) > MAX_CHAIN:
+            raise InvalidRequest(f"input: items of at most {MAX_CHAIN} responses can be referred to", param="input")
+        async with self._answering(READ_TIMEOUT_S):
+            pipeline = self._read().pipeline(transaction=False)
+            for one in names:
+                pipeline.hstrlen(_key(caller, one), "input")
+                pipeline.hstrlen(_key(caller, one), "response")
+            if names and sum(await pipeline.execute()) > self._most_bytes:
+                raise InvalidRequest(
+                    f"input: the responses referred to are larger than the limit of {self._most_bytes} bytes",
+                    param="input",
+                )
+        turns = {
+            one: (orjson.loads(given), orjson.loads(response)["output"])
+            for one, (given, response) in zip(names, await self._turns(caller, names), strict=True)
+            if given is not None and response is not None
+        }
+        found: dict[str, dict[str, Any]] = {}
+        for name, where in references.items():
+            kind, tail, index = places[name].groups() if name in places else ("", "", "0")
+            own = turns.get(f"resp_{tail}", ((), ()))[kind != "in"]
+            if int(index) >= len(own) or own[int(index)]["id"] != name:
+                raise NotStored(f"{where}: no item {name[:100]!r} is stored", param=where, code="item_not_found")
+            found[name] = own[int(index)]
+        return found
+
+    async def _turns(self, caller: str, names: Sequence[str]) -> list[Any]:
+        """(input, response) of each, both None where it is missing."""
+        async with self._answering(READ_TIMEOUT_S):
+            pipeline = self._read().pipeline(transaction=False)
+            for one in names:
+                pipeline.hmget(_key(caller, one), "input", "response")
+            found: list[Any] = await pipeline.execute()
+        return found
 
     async def response(self, caller: str, name: str) -> bytes:
         """Raises `NotStored` or `StoreAway`, as do the others below."""

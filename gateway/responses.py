@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from gateway.chat_request import ChatRequest, parse_object, read_chat
-from gateway.fields import need_json, object_or_empty, wrong
+from gateway.fields import need_json, need_string, object_or_empty, wrong
 from gateway.response_store import Conversation, ResponseStore
 from gateway.responses_answer import Asked, part_of, whole_response
 from gateway.responses_request import chat_body, input_items, repeated
@@ -38,6 +38,10 @@ class Responses(Translation):
             if not isinstance(previous, str):
                 raise wrong("previous_response_id", "a string", previous)
             self._before = await self._store.conversation(caller, previous)
+        items = self._body.get("input")
+        if isinstance(items, list) and (references := _references(items)):
+            found = await self._store.items(caller, references)
+            self._body["input"] = [found[item["id"]] if _refers(item) else item for item in items]
 
     def parse(self, data: bytes, headers: Sequence[tuple[bytes, bytes]], experts: Sequence[str]) -> ChatRequest:
         body = self._body
@@ -82,6 +86,19 @@ class Responses(Translation):
             self._caller, response["id"], self._given, orjson.dumps(response), self._before
         )
         response["store"] = kept
+
+
+def _refers(item: Any) -> bool:
+    return isinstance(item, dict) and item.get("type") == "item_reference"
+
+
+def _references(items: list[Any]) -> dict[str, str]:
+    """Ids of items that the input refers to -> where the first to do so is."""
+    places: dict[str, str] = {}
+    for i, item in enumerate(items):
+        if _refers(item):
+            places.setdefault(need_string(item, "id", f"input[{i}]"), f"input[{i}].id")
+    return places
 
 
 def _listed(items: list[dict[str, Any]], asked: Asked) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "truncation": (None, "disabled"),
 }
 #: What changes no answer of an expert's: of the caller's own use, or of built-in tools alone.
-_LEFT_OUT = ("max_tool_calls", "metadata", "store", "stream_options", "previous_response_id")
+_LEFT_OUT = ("max_tool_calls", "store", "stream_options", "previous_response_id")
 _CHATS_OWN = (
     "function_call",
     "functions",
@@ -102,24 +102,25 @@ def chat_body(body: dict[str, Any], earlier: list[dict[str, Any]]) -> dict[str, 
     if not messages:
         raise InvalidRequest("input: holds nothing but thoughts", param="input")
     chat: dict[str, Any] = {"messages": messages}
-    if tools := rest.pop("tools", None):
-        chat["tools"] = [_tool(tool, i) for i, tool in enumerate(need_list(tools, "tools"))]
+    if (tools := rest.pop("tools", None)) is not None and need_list(tools, "tools"):
+        chat["tools"] = [_tool(tool, i) for i, tool in enumerate(tools)]
     if (choice := rest.pop("tool_choice", None)) is not None:
         chat["tool_choice"] = _tool_choice(choice)
     chat |= _text(rest.pop("text", None))
-    reasoning = rest.pop("reasoning", None)
-    chat |= _reasoning(reasoning)
+    chat |= _reasoning(rest.pop("reasoning", None))
     if (most := rest.pop("max_output_tokens", None)) is not None:
         if type(most) is not int or most < 1:
             raise wrong("max_output_tokens", "an integer of at least 1", most)
         # the older name is known to more servers; OpenAI's reasoning models take the newer one only
         chat["max_completion_tokens" if "reasoning_effort" in chat else "max_tokens"] = most
-    for i, what in enumerate(need_list(rest.pop("include", None) or [], "include")):
-        if what not in _INCLUDED:
-            raise wrong(f"include[{i}]", f"one of {', '.join(_INCLUDED)}", what)
-    for name in need_object(rest.get("metadata") or {}, "metadata").values():
-        if not isinstance(name, str):
-            raise wrong("metadata", "an object of strings", name)
+    if (included := rest.pop("include", None)) is not None:
+        for i, what in enumerate(need_list(included, "include")):
+            if what not in _INCLUDED:
+                raise wrong(f"include[{i}]", f"one of {', '.join(_INCLUDED)}", what)
+    if (metadata := rest.pop("metadata", None)) is not None:
+        for value in need_object(metadata, "metadata").values():
+            if not isinstance(value, str):
+                raise wrong("metadata", "an object of strings", value)
     for key in _LEFT_OUT:
         rest.pop(key, None)
     if rest.get("stream") is True:

@@ -149,6 +149,8 @@ def test_another_keys_response_is_as_good_as_missing(gateway: Gateway, small: Up
             said = [error["message"].replace(name, "ID") for error in told]  # type: ignore[index]
             assert said == ["no response 'ID' is stored"] * 3 + ["previous_response_id: no response 'ID' is stored"]
         assert ann.responses.retrieve(kept).output_text == "Hello"
+        with pytest.raises(openai.NotFoundError, match="no item"):
+            ask(bob, input=[{"type": "item_reference", "id": ann.responses.retrieve(kept).output[0].id}])
     assert len(small.requests) == 1
 
 

@@ -149,7 +149,8 @@ def test_items_of_every_kind_become_messages(gateway: Gateway, small: Upstream) 
         ("input", {"input": []}),
         ("input", {"input": 7}),
         ("input[0]", {"input": ["a secret"]}),
-        ("input[0].type", {"input": [{"type": "item_reference", "id": "msg_1"}]}),
+        ("input[0].id", {"input": [{"type": "item_reference"}]}),
+        ("input[0].type", {"input": [{"type": "web_search_call", "id": "ws_1"}]}),
         ("input[0].type", {"input": [{"type": ["x"]}]}),
         ("input[0].role", {"input": [{"role": "tool", "content": "a secret"}]}),
         ("input[0].content", {"input": [{"role": "user"}]}),
@@ -164,6 +165,8 @@ def test_items_of_every_kind_become_messages(gateway: Gateway, small: Upstream) 
         ("max_output_tokens", {"max_output_tokens": 0}),
         ("max_output_tokens", {"max_output_tokens": True}),
         ("metadata", {"metadata": {"a": 1}}),
+        ("metadata", {"metadata": []}),
+        ("tools", {"tools": ""}),
         ("previous_response_id", {"previous_response_id": 7}),
         ("reasoning.effort", {"reasoning": {"effort": 7}}),
         ("store", {"store": "yes"}),
@@ -242,6 +245,26 @@ def test_stored_responses_need_a_key(world: World, monkeypatch: pytest.MonkeyPat
     name = gateway.post(PATH, model="small", input="x", headers={"x-api-key": "sk-of-the-caller"}).json()["id"]
     assert read(gateway, name).status_code == read(gateway, "resp_1").status_code == 401
     assert gateway.client.delete(f"{PATH}/{name}").status_code == 401
+
+
+def test_input_may_refer_to_items_that_are_stored(gateway: Gateway, small: Upstream) -> None:
+    first = post(gateway).json()
+    said = first["output"][0]["id"]
+    given = read(gateway, first["id"], "/input_items").json()["first_id"]
+    refer = [{"type": "item_reference", "id": name} for name in (given, said, said)]
+    answer = post(gateway, input=[*refer, {"role": "user", "content": "So?"}])
+    assert answer.status_code == 200
+    hello = {"role": "assistant", "content": "Hello"}
+    sent = small.requests[1].json()["messages"]
+    assert sent == [{"role": "user", "content": "Say hello."}, hello, hello, {"role": "user", "content": "So?"}]
+    for name in ("msg_1", said[:-1] + "7", said.replace("msg", "rs"), "msg_" + "0" * 48 + "_0", "x" * 5000):
+        missing = post(gateway, input=[{"role": "user", "content": "x"}, {"type": "item_reference", "id": name}])
+        assert missing.status_code == 404
+        assert (missing.json()["error"]["param"], missing.json()["error"]["code"]) == (
+            "input[1].id",
+            "item_not_found",
+        )
+    assert len(small.requests) == 2
 
 
 def test_a_turn_that_was_deleted_ends_its_conversations(gateway: Gateway, small: Upstream) -> None:
@@ -327,6 +350,17 @@ def test_a_redis_that_hangs_holds_an_answer_up_for_a_moment_only(alone: World, r
     assert read(gateway, name).status_code == 503
     redis_process.thaw()
     until(lambda: read(gateway, name).status_code == 200, "the store's return")
+
+
+@pytest.mark.parametrize("redis_process", [("--maxmemory", "3mb")], indirect=True)
+def test_a_redis_that_is_full_is_no_failure(alone: World) -> None:
+    gateway = alone.start(responses={"item_bytes": 10_000_000})
+    answers = [post(gateway, input="x" * 1_000_000) for _ in range(4)]
+    assert {answer.status_code for answer in answers} == {200}
+    stored = [answer.json()["store"] for answer in answers]
+    assert stored[-1] is False
+    for answer, there in zip(answers, stored, strict=True):
+        assert read(gateway, answer.json()["id"]).status_code == (200 if there else 404)
 
 
 def test_foreign_data_under_our_key_is_no_answer(alone: World, redis_process: RedisProcess) -> None:
