@@ -147,6 +147,7 @@ class EventTranslator:
             self._at[at] = known
             self._calls.append(known)
             self._added(out, call_item(self._asked, known.index, given, known.name, "", "in_progress"))
+        known.name = known.name or string_or_empty(function.get("name"))
         if arguments := string_or_empty(function.get("arguments")):
             known.pieces.append(arguments)
             out.append(self._of_item("response.function_call_arguments.delta", known.index, delta=arguments))

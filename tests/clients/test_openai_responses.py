@@ -5,6 +5,8 @@ from typing import Any
 
 import openai
 import pytest
+from langchain_openai import ChatOpenAI
+from pydantic import SecretStr
 from serving import Gateway, World
 from upstream import DONE, USAGE, USAGE_CHUNK, Upstream, answers, chunk, close, completion, refuses, sse, streams
 
@@ -288,6 +290,33 @@ def test_a_stream_that_breaks_fails_and_is_not_stored(client: openai.OpenAI, sma
     assert failed.output[0].content[0].text == "Hel" and failed.output[0].status == "incomplete"
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(failed.id)
+
+
+def test_langchain_goes_on_from_what_is_stored(gateway: Gateway, small: Upstream) -> None:
+    chain = ChatOpenAI(
+        model="small",
+        base_url=f"{gateway.url}/v1",
+        api_key=SecretStr(KEYS["ANN"]),
+        use_responses_api=True,
+        use_previous_response_id=True,
+        max_retries=0,
+    )
+    first = chain.invoke("Say hello.")
+    parts = list(chain.stream([("user", "Say hello."), first, ("user", "Again.")]))
+    assert first.text == "Hello" == "".join(part.text for part in parts)
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = whole + part
+    assert whole.usage_metadata is not None and whole.usage_metadata["total_tokens"] == 13
+    assert [message["content"] for message in small.requests[1].json()["messages"]] == [
+        "Say hello.",
+        "Hello",
+        "Again.",
+    ]
+    small.script(answers(calling(CALL)))
+    tool = {"type": "function", "function": {key: TOOL[key] for key in ("name", "description", "parameters")}}
+    called = chain.bind_tools([tool]).invoke("Where?")
+    assert [(call["name"], call["args"]) for call in called.tool_calls] == [("weather", {"city": "Ulm"})]
 
 
 async def test_it_answers_and_streams_asynchronously(gateway: Gateway) -> None:
