@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from gateway.chat_request import check_values
 from gateway.errors import NotStored, StoreAway
 from router.config import ResponseSettings
 from router.errors import InvalidRequest
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 KEEP_TIMEOUT_S = 0.25  # an answer waits for it
 READ_TIMEOUT_S = 1.0
 MAX_CHAIN = 500
+#: Of one shape, so that no id can reach into the keys of a caller whose name begins as another's.
+_ID = re.compile(r"resp_[0-9a-f]{48}")
 #: An item's id names its response and its place there: see `Asked.item` in `gateway.responses_answer`.
 _ITEM = re.compile(r"([a-z]+)_([0-9a-f]{48})_([0-9]{1,5})")
 
@@ -100,6 +103,8 @@ class ResponseStore:
         """All that led to a stored response, and itself. Raises `NotStored`, `InvalidRequest`, `StoreAway`."""
         where = "previous_response_id"
         self._need_enabled(where)
+        if not _ID.fullmatch(name):
+            raise _previous(name)
         async with self._answering(READ_TIMEOUT_S):
             chain, size = await self._read().hmget(_key(caller, name), "chain", "size")
         if chain is None:
@@ -113,6 +118,7 @@ class ResponseStore:
         if len(names) > MAX_CHAIN:
             raise InvalidRequest(f"{where}: a conversation has at most {MAX_CHAIN} responses", param=where)
         found = await self._turns(caller, names)
+        check_values(*(part for turn in found for part in turn if part is not None))
         items: list[dict[str, Any]] = []
         for one, (given, response) in zip(names, found, strict=True):
             if given is None or response is None:
@@ -138,9 +144,11 @@ class ResponseStore:
                     f"input: the responses referred to are larger than the limit of {self._most_bytes} bytes",
                     param="input",
                 )
+        stored = await self._turns(caller, names)
+        check_values(*(part for turn in stored for part in turn if part is not None))
         turns = {
             one: (orjson.loads(given), orjson.loads(response)["output"])
-            for one, (given, response) in zip(names, await self._turns(caller, names), strict=True)
+            for one, (given, response) in zip(names, stored, strict=True)
             if given is not None and response is not None
         }
         found: dict[str, dict[str, Any]] = {}
@@ -170,19 +178,24 @@ class ResponseStore:
         return items
 
     async def delete(self, caller: str, name: str) -> None:
-        self._need_enabled(None)
+        self._need_named(name)
         async with self._answering(READ_TIMEOUT_S):
             gone = await self._read().delete(_key(caller, name))
         if not gone:
             raise _missing(name)
 
     async def _field(self, caller: str, name: str, which: str) -> bytes:
-        self._need_enabled(None)
+        self._need_named(name)
         async with self._answering(READ_TIMEOUT_S):
             found: bytes | None = await self._read().hget(_key(caller, name), which)
         if found is None:
             raise _missing(name)
         return found
+
+    def _need_named(self, name: str) -> None:
+        self._need_enabled(None)
+        if not _ID.fullmatch(name):
+            raise _missing(name)
 
     def _need_enabled(self, param: str | None) -> None:
         if not self.enabled:

@@ -267,6 +267,28 @@ def test_input_may_refer_to_items_that_are_stored(gateway: Gateway, small: Upstr
     assert len(small.requests) == 2
 
 
+def test_no_id_reaches_into_the_keys_of_a_caller_with_a_longer_name(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHORT", "sk-short")
+    monkeypatch.setenv("LONG", "sk-long")
+    keys = [{"name": "ann", "env": "SHORT"}, {"name": "ann:b", "env": "LONG"}]
+    gateway = world.start(auth={"keys": keys})
+    long, short = {"x-api-key": "sk-long"}, {"x-api-key": "sk-short"}
+    name = gateway.post(PATH, headers=long, model="small", input="x").json()["id"]
+    for tail in ("", "/input_items"):
+        assert gateway.client.get(f"{PATH}/b:{name}{tail}", headers=short).status_code == 404
+    assert gateway.client.delete(f"{PATH}/b:{name}", headers=short).status_code == 404
+    body = {"model": "small", "input": "x", "previous_response_id": f"b:{name}"}
+    assert gateway.post(PATH, headers=short, **body).status_code == 404
+    assert gateway.client.get(f"{PATH}/{name}", headers=long).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["%ff", "%ED%A0%80", "%00", "%0d%0a", "resp_*", "..%2f"])
+def test_odd_ids_are_missing(name: str, steady: World) -> None:
+    assert read(steady.running[0], name).status_code == 404
+
+
 def test_a_turn_that_was_deleted_ends_its_conversations(gateway: Gateway, small: Upstream) -> None:
     first = post(gateway).json()["id"]
     second = post(gateway, previous_response_id=first).json()["id"]
@@ -365,8 +387,9 @@ def test_a_redis_that_is_full_is_no_failure(alone: World) -> None:
 
 def test_foreign_data_under_our_key_is_no_answer(alone: World, redis_process: RedisProcess) -> None:
     gateway = alone.start()
-    redis_process.command("SET pointsman:{ledger}:response:anonymous:resp_x text")
-    for refused in (read(gateway, "resp_x"), post(gateway, previous_response_id="resp_x")):
+    name = "resp_" + "0" * 48
+    redis_process.command(f"SET pointsman:{{ledger}}:response:anonymous:{name} text")
+    for refused in (read(gateway, name), post(gateway, previous_response_id=name)):
         assert refused.status_code == 503 and refused.json()["error"]["code"] == "store_unavailable"
 
 
