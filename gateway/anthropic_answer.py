@@ -4,6 +4,8 @@ from typing import Any
 
 import orjson
 
+from gateway.fields import count_or_zero, list_or_empty, object_or_empty, string_or_empty
+
 _STOP_REASONS = {
     "stop": "end_turn",
     "length": "max_tokens",
@@ -39,32 +41,32 @@ def message(
     `stops` are the sequences that were asked for, `thinks` whether thoughts were; `guess` is the usage where the
     answer reports none. A field `pointsman` of the answer is kept.
     """
-    choices = [choice for choice in _list(answer.get("choices")) if isinstance(choice, dict)]
+    choices = [choice for choice in list_or_empty(answer.get("choices")) if isinstance(choice, dict)]
     choice = choices[0] if choices else {}
-    said = _dict(choice.get("message"))
+    said = object_or_empty(choice.get("message"))
     content: list[dict[str, Any]] = []
     if thinks and (thought := thought_of(said)):
         content.append({"type": "thinking", "thinking": thought, "signature": ""})
-    text = _string(said.get("content")) + _string(said.get("refusal"))
+    text = string_or_empty(said.get("content")) + string_or_empty(said.get("refusal"))
     if text:
         content.append({"type": "text", "text": text})
-    calls = [call for call in _list(said.get("tool_calls")) if isinstance(call, dict)]
+    calls = [call for call in list_or_empty(said.get("tool_calls")) if isinstance(call, dict)]
     for i, call in enumerate(calls):
-        function = _dict(call.get("function"))
+        function = object_or_empty(call.get("function"))
         content.append(
             {
                 "type": "tool_use",
-                "id": _string(call.get("id")) or f"toolu_{request_id}_{i}",
-                "name": _string(function.get("name")),
-                "input": _arguments(_string(function.get("arguments"))),
+                "id": string_or_empty(call.get("id")) or f"toolu_{request_id}_{i}",
+                "name": string_or_empty(function.get("name")),
+                "input": _arguments(string_or_empty(function.get("arguments"))),
             }
         )
     reason, stop = stop_reason(choice, stops, called=bool(calls), refused=bool(said.get("refusal")))
-    whole = _frame(request_id, _string(answer.get("model"))) | {
+    whole = _frame(request_id, string_or_empty(answer.get("model"))) | {
         "content": content,
         "stop_reason": reason,
         "stop_sequence": stop,
-        "usage": usage_of(_dict(answer.get("usage"))) or guess,
+        "usage": usage_of(object_or_empty(answer.get("usage"))) or guess,
     }
     if "pointsman" in answer:
         whole["pointsman"] = answer["pointsman"]
@@ -74,7 +76,7 @@ def message(
 def stop_reason(choice: dict[str, Any], stops: list[str], *, called: bool, refused: bool) -> tuple[str, str | None]:
     """(reason, the sequence it stopped at). Only servers that name the sequence (vLLM, SGLang) let it be told."""
     at = next((choice[key] for key in ("stop_reason", "matched_stop") if choice.get(key) in stops), None)
-    reason = _STOP_REASONS.get(_string(choice.get("finish_reason")), "end_turn")
+    reason = _STOP_REASONS.get(string_or_empty(choice.get("finish_reason")), "end_turn")
     if reason == "end_turn":
         if at is not None:
             return "stop_sequence", at
@@ -86,12 +88,14 @@ def usage_of(usage: dict[str, Any]) -> dict[str, Any]:
     """Anthropic's usage, whose `input_tokens` leave out what was read from a cache or written to it; {} if none."""
     if not usage:
         return {}
-    details = _dict(usage.get("prompt_tokens_details"))
-    read = _count(details.get("cached_tokens"))
-    written = _count(details.get("cache_creation_tokens")) or _count(usage.get("cache_creation_input_tokens"))
+    details = object_or_empty(usage.get("prompt_tokens_details"))
+    read = count_or_zero(details.get("cached_tokens"))
+    written = count_or_zero(details.get("cache_creation_tokens")) or count_or_zero(
+        usage.get("cache_creation_input_tokens")
+    )
     ours = {
-        "input_tokens": max(_count(usage.get("prompt_tokens")) - read - written, 0),
-        "output_tokens": _count(usage.get("completion_tokens")),
+        "input_tokens": max(count_or_zero(usage.get("prompt_tokens")) - read - written, 0),
+        "output_tokens": count_or_zero(usage.get("completion_tokens")),
         "cache_creation_input_tokens": written,
         "cache_read_input_tokens": read,
     }
@@ -100,7 +104,7 @@ def usage_of(usage: dict[str, Any]) -> dict[str, Any]:
 
 def thought_of(said: dict[str, Any]) -> str:
     """What a reasoning model thought, by the names that servers give it."""
-    return _string(said.get("reasoning_content")) or _string(said.get("reasoning"))
+    return string_or_empty(said.get("reasoning_content")) or string_or_empty(said.get("reasoning"))
 
 
 class EventTranslator:
@@ -140,7 +144,7 @@ class EventTranslator:
             if not isinstance(chunk, dict):
                 self._fail(out, "api_error", "the expert sent what is no event")
             elif chunk.get("error"):
-                self._fail(out, _midway(_dict(chunk["error"])), _message_of(data))
+                self._fail(out, _midway(object_or_empty(chunk["error"])), _message_of(data))
             else:
                 self._chunk(out, chunk)
         return b"".join(out)
@@ -148,29 +152,29 @@ class EventTranslator:
     def _chunk(self, out: list[bytes], chunk: dict[str, Any]) -> None:
         if not self._begun:
             self._begun = True
-            begin = _frame(self._request_id, _string(chunk.get("model"))) | {
+            begin = _frame(self._request_id, string_or_empty(chunk.get("model"))) | {
                 "content": [],
                 "stop_reason": None,
                 "stop_sequence": None,
                 "usage": {"input_tokens": self._input_tokens, "output_tokens": 0},
             }
             out.append(_event("message_start", message=begin))
-        if usage := usage_of(_dict(chunk.get("usage"))):
+        if usage := usage_of(object_or_empty(chunk.get("usage"))):
             self._usage = usage
-        for choice in _list(chunk.get("choices")):
+        for choice in list_or_empty(chunk.get("choices")):
             if not isinstance(choice, dict) or choice.get("index", 0) != 0:
                 continue
-            delta = _dict(choice.get("delta"))
+            delta = object_or_empty(choice.get("delta"))
             if self._thinks and (thought := thought_of(delta)):
                 self._say(out, "thinking", {"type": "thinking_delta", "thinking": thought})
-            if text := _string(delta.get("content")):
+            if text := string_or_empty(delta.get("content")):
                 self._say(out, "text", {"type": "text_delta", "text": text})
-            if refusal := _string(delta.get("refusal")):
+            if refusal := string_or_empty(delta.get("refusal")):
                 self._refused = True
                 self._say(out, "text", {"type": "text_delta", "text": refusal})
-            for call in _list(delta.get("tool_calls")):
+            for call in list_or_empty(delta.get("tool_calls")):
                 if not self._over:
-                    self._tool(out, _dict(call))
+                    self._tool(out, object_or_empty(call))
             if choice.get("finish_reason"):
                 self._last = choice
 
@@ -181,8 +185,8 @@ class EventTranslator:
         out.append(_event("content_block_delta", index=self._index, delta=delta))
 
     def _tool(self, out: list[bytes], call: dict[str, Any]) -> None:
-        function = _dict(call.get("function"))
-        index, name = call.get("index"), _string(call.get("id"))
+        function = object_or_empty(call.get("function"))
+        index, name = call.get("index"), string_or_empty(call.get("id"))
         if not isinstance(index, int):
             index = self._call[0] if not name else len(self._calls)
         # some servers give every call the same index, and each an id of its own
@@ -192,9 +196,9 @@ class EventTranslator:
                 return
             self._calls.add(index)
             name = name or f"toolu_{self._request_id}_{index}"
-            self._start(out, "tool_use", {"id": name, "name": _string(function.get("name")), "input": {}})
+            self._start(out, "tool_use", {"id": name, "name": string_or_empty(function.get("name")), "input": {}})
             self._call = index, name
-        if arguments := _string(function.get("arguments")):
+        if arguments := string_or_empty(function.get("arguments")):
             delta = {"type": "input_json_delta", "partial_json": arguments}
             out.append(_event("content_block_delta", index=self._index, delta=delta))
 
@@ -246,10 +250,10 @@ def _error(kind: str, said: str, request_id: str) -> dict[str, Any]:
 
 def _message_of(body: bytes) -> str:
     try:
-        said = _dict(orjson.loads(body)).get("error")
+        said = object_or_empty(orjson.loads(body)).get("error")
     except orjson.JSONDecodeError:
         said = None
-    return _string(_dict(said).get("message")) or "no more is known"
+    return string_or_empty(object_or_empty(said).get("message")) or "no more is known"
 
 
 def _arguments(text: str) -> Any:
@@ -262,19 +266,3 @@ def _arguments(text: str) -> Any:
         value = None
     # as it was written: what is nested deeply can be read, and not written again
     return orjson.Fragment(text) if isinstance(value, dict) else {"INVALID_JSON": text}
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _string(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _count(value: Any) -> int:
-    return value if type(value) is int and value > 0 else 0

@@ -7,8 +7,7 @@ not know passes through untouched, `routing` among it.
 
 from typing import Any
 
-import orjson
-
+from gateway.fields import need_json, need_list, need_object, need_string, wrong
 from router.errors import InvalidRequest
 
 #: Parameters that mean the same in both APIs, or that some OpenAI-compatible servers take by this name.
@@ -46,18 +45,18 @@ def chat_body(body: dict[str, Any]) -> dict[str, Any]:
     chat = {key: rest.pop(key) for key in _AS_THEY_ARE if key in rest}
     chat["messages"] = _messages(rest.pop("system", None), rest.pop("messages", None))
     if tools := rest.pop("tools", None):
-        chat["tools"] = [_tool(tool, i) for i, tool in enumerate(_list(tools, "tools"))]
+        chat["tools"] = [_tool(tool, i) for i, tool in enumerate(need_list(tools, "tools"))]
     if (choice := rest.pop("tool_choice", None)) is not None:
         chat.update(_tool_choice(choice))
     if (stops := rest.pop("stop_sequences", None)) is not None:
-        if not all(isinstance(stop, str) for stop in _list(stops, "stop_sequences")):
+        if not all(isinstance(stop, str) for stop in need_list(stops, "stop_sequences")):
             raise InvalidRequest("stop_sequences: expected a list of strings", param="stop_sequences")
         if stops:
             chat["stop"] = stops
-    if (metadata := rest.pop("metadata", None)) is not None and _object(metadata, "metadata").get("user_id"):
+    if (metadata := rest.pop("metadata", None)) is not None and need_object(metadata, "metadata").get("user_id"):
         chat["user"] = metadata["user_id"]
     if (config := rest.pop("output_config", None)) is not None:
-        chat.update(_output_format(_object(config, "output_config").get("format")))
+        chat.update(_output_format(need_object(config, "output_config").get("format")))
     for key in (*LEFT_OUT, *REFUSED):
         rest.pop(key, None)
     if chat.get("stream") is True:
@@ -73,12 +72,12 @@ def _messages(system: Any, messages: Any) -> list[dict[str, Any]]:
         out.append({"role": "system", "content": _text_of(system, "system", between="\n\n")})
     for i, message in enumerate(messages):
         where = f"messages[{i}]"
-        role = _object(message, where).get("role")
+        role = need_object(message, where).get("role")
         if role not in _ROLES:
-            raise _wrong(f"{where}.role", f"one of {', '.join(_ROLES)}", role)
+            raise wrong(f"{where}.role", f"one of {', '.join(_ROLES)}", role)
         content = message.get("content")
         if not isinstance(content, str | list):
-            raise _wrong(f"{where}.content", "a string or a list of blocks", content)
+            raise wrong(f"{where}.content", "a string or a list of blocks", content)
         if isinstance(content, str):
             out.append({"role": role, "content": content})
         elif role == "user":
@@ -99,7 +98,7 @@ def _user(blocks: list[Any], where: str) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = []
     for j, block in enumerate(blocks):
         at = f"{where}.content[{j}]"
-        kind = _object(block, at).get("type")
+        kind = need_object(block, at).get("type")
         if kind == "tool_result":
             message, images = _tool_result(block, at)
             results.append(message)
@@ -119,9 +118,9 @@ def _tool_result(block: dict[str, Any], where: str) -> tuple[dict[str, Any], lis
     if isinstance(content, str):
         texts.append(content)
     elif content is not None:
-        for k, inner in enumerate(_list(content, f"{where}.content")):
+        for k, inner in enumerate(need_list(content, f"{where}.content")):
             at = f"{where}.content[{k}]"
-            part = _part(inner, _object(inner, at).get("type"), at, "text, image")
+            part = _part(inner, need_object(inner, at).get("type"), at, "text, image")
             if part["type"] == "text":
                 texts.append(part["text"])
             else:
@@ -129,22 +128,25 @@ def _tool_result(block: dict[str, Any], where: str) -> tuple[dict[str, Any], lis
     text = "\n".join(texts)
     if block.get("is_error") is True:
         text = f"Error: {text}"
-    return {"role": "tool", "tool_call_id": _string(block, "tool_use_id", where), "content": text}, images
+    return {"role": "tool", "tool_call_id": need_string(block, "tool_use_id", where), "content": text}, images
 
 
 def _part(block: dict[str, Any], kind: Any, where: str, allowed: str) -> dict[str, Any]:
     if kind == "text":
-        return {"type": "text", "text": _string(block, "text", where)}
+        return {"type": "text", "text": need_string(block, "text", where)}
     if kind != "image":
-        raise _wrong(f"{where}.type", f"one of {allowed}", kind)
-    source = _object(block.get("source"), f"{where}.source")
+        raise wrong(f"{where}.type", f"one of {allowed}", kind)
+    source = need_object(block.get("source"), f"{where}.source")
     if source.get("type") == "base64":
-        media, data = _string(source, "media_type", f"{where}.source"), _string(source, "data", f"{where}.source")
+        media, data = (
+            need_string(source, "media_type", f"{where}.source"),
+            need_string(source, "data", f"{where}.source"),
+        )
         url = f"data:{media};base64,{data}"
     elif source.get("type") == "url":
-        url = _string(source, "url", f"{where}.source")
+        url = need_string(source, "url", f"{where}.source")
     else:
-        raise _wrong(f"{where}.source.type", "one of base64, url", source.get("type"))
+        raise wrong(f"{where}.source.type", "one of base64, url", source.get("type"))
     return {"type": "image_url", "image_url": {"url": url}}
 
 
@@ -153,42 +155,42 @@ def _assistant(blocks: list[Any], where: str) -> dict[str, Any]:
     calls: list[dict[str, Any]] = []
     for j, block in enumerate(blocks):
         at = f"{where}.content[{j}]"
-        kind = _object(block, at).get("type")
+        kind = need_object(block, at).get("type")
         if kind == "text":
-            texts.append(_string(block, "text", at))
+            texts.append(need_string(block, "text", at))
         elif kind == "tool_use":
-            arguments = _json(_object(block.get("input"), f"{at}.input"), f"{at}.input")
-            function = {"name": _string(block, "name", at), "arguments": arguments}
-            calls.append({"id": _string(block, "id", at), "type": "function", "function": function})
+            arguments = need_json(need_object(block.get("input"), f"{at}.input"), f"{at}.input").decode()
+            function = {"name": need_string(block, "name", at), "arguments": arguments}
+            calls.append({"id": need_string(block, "id", at), "type": "function", "function": function})
         elif kind not in _THOUGHTS:
-            raise _wrong(f"{at}.type", f"one of text, tool_use, {', '.join(_THOUGHTS)}", kind)
+            raise wrong(f"{at}.type", f"one of text, tool_use, {', '.join(_THOUGHTS)}", kind)
     message: dict[str, Any] = {"role": "assistant", "content": "".join(texts) if texts or not calls else None}
     return message | ({"tool_calls": calls} if calls else {})
 
 
 def _tool(tool: Any, i: int) -> dict[str, Any]:
     where = f"tools[{i}]"
-    kind = _object(tool, where).get("type")
+    kind = need_object(tool, where).get("type")
     if kind not in (None, "custom"):
-        raise _wrong(f"{where}.type", "custom, a tool that the caller runs", kind)
-    function: dict[str, Any] = {"name": _string(tool, "name", where)}
+        raise wrong(f"{where}.type", "custom, a tool that the caller runs", kind)
+    function: dict[str, Any] = {"name": need_string(tool, "name", where)}
     if tool.get("description") is not None:
         function["description"] = tool["description"]
-    function["parameters"] = _object(tool.get("input_schema"), f"{where}.input_schema")
+    function["parameters"] = need_object(tool.get("input_schema"), f"{where}.input_schema")
     if tool.get("strict") is not None:
         function["strict"] = tool["strict"]
     return {"type": "function", "function": function}
 
 
 def _tool_choice(choice: Any) -> dict[str, Any]:
-    kind = _object(choice, "tool_choice").get("type")
+    kind = need_object(choice, "tool_choice").get("type")
     wanted: Any
     if kind == "tool":
-        wanted = {"type": "function", "function": {"name": _string(choice, "name", "tool_choice")}}
+        wanted = {"type": "function", "function": {"name": need_string(choice, "name", "tool_choice")}}
     elif isinstance(kind, str) and kind in _CHOICES:
         wanted = _CHOICES[kind]
     else:
-        raise _wrong("tool_choice.type", f"one of {', '.join(_CHOICES)}, tool", kind)
+        raise wrong("tool_choice.type", f"one of {', '.join(_CHOICES)}, tool", kind)
     alone = choice.get("disable_parallel_tool_use") is True
     return {"tool_choice": wanted} | ({"parallel_tool_calls": False} if alone else {})
 
@@ -196,9 +198,9 @@ def _tool_choice(choice: Any) -> dict[str, Any]:
 def _output_format(wanted: Any) -> dict[str, Any]:
     if wanted is None:
         return {}
-    if (kind := _object(wanted, "output_config.format").get("type")) != "json_schema":
-        raise _wrong("output_config.format.type", "json_schema", kind)
-    schema = _object(wanted.get("schema"), "output_config.format.schema")
+    if (kind := need_object(wanted, "output_config.format").get("type")) != "json_schema":
+        raise wrong("output_config.format.type", "json_schema", kind)
+    schema = need_object(wanted.get("schema"), "output_config.format.schema")
     form = {"name": "answer", "schema": schema, "strict": True}
     return {"response_format": {"type": "json_schema", "json_schema": form}}
 
@@ -208,48 +210,9 @@ def _text_of(content: Any, where: str, *, between: str) -> str:
     if isinstance(content, str):
         return content
     texts = []
-    for j, block in enumerate(_list(content, where)):
+    for j, block in enumerate(need_list(content, where)):
         at = f"{where}[{j}]"
-        if (kind := _object(block, at).get("type")) != "text":
-            raise _wrong(f"{at}.type", "text", kind)
-        texts.append(_string(block, "text", at))
+        if (kind := need_object(block, at).get("type")) != "text":
+            raise wrong(f"{at}.type", "text", kind)
+        texts.append(need_string(block, "text", at))
     return between.join(texts)
-
-
-def _json(value: dict[str, Any], where: str) -> str:
-    try:
-        return orjson.dumps(value).decode()
-    except orjson.JSONEncodeError:
-        raise InvalidRequest(f"{where}: nested too deeply", param=where) from None
-
-
-def _object(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise _wrong(where, "an object", value)
-    return value
-
-
-def _list(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise _wrong(where, "a list", value)
-    return value
-
-
-def _string(holder: dict[str, Any], key: str, where: str) -> str:
-    value = holder.get(key)
-    if not isinstance(value, str):
-        raise _wrong(f"{where}.{key}", "a string", value)
-    return value
-
-
-_KINDS = {bool: "a boolean", int: "an integer", float: "a number", dict: "an object", list: "a list"}
-_MARKS = ("role", "type")  # what says a kind and never holds anything of a prompt
-
-
-def _wrong(where: str, expected: str, got: Any) -> InvalidRequest:
-    """What a field says of its kind is shown, no other text: it may be a prompt's."""
-    if isinstance(got, str):
-        shown = repr(got[:40]) if where.rpartition(".")[2] in _MARKS else "a string"
-    else:
-        shown = "nothing" if got is None else _KINDS[type(got)]
-    return InvalidRequest(f"{where}: expected {expected}, got {shown}", param=where)

@@ -4,6 +4,7 @@ import logging
 import traceback
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -14,7 +15,9 @@ from gateway.chat import Chat, Exchange
 from gateway.completions import Completions
 from gateway.errors import Failure, describe, failure, internal
 from gateway.messages import Messages, anthropic_failure
+from gateway.responses import Responses
 from gateway.service import Service
+from gateway.stored import stored
 from gateway.surfaces import api
 from gateway.translation import Translated
 from gateway.wire import ClientGone
@@ -26,6 +29,7 @@ log = logging.getLogger("pointsman")
 CHAT_PATH = "/v1/chat/completions"
 MESSAGES_PATH = "/v1/messages"
 COMPLETIONS_PATH = "/v1/completions"
+RESPONSES_PATH = "/v1/responses"
 SURFACES = ("embeddings", "route", "models")  # whose failures are counted
 
 
@@ -65,9 +69,11 @@ def create_app(settings: Settings) -> Application:
         CHAT_PATH: Chat(service),
         MESSAGES_PATH: Translated(service, Messages),
         COMPLETIONS_PATH: Translated(service, Completions),
+        RESPONSES_PATH: Translated(service, partial(Responses, store=service.responses)),
     }
     app.include_router(api)
     app.include_router(admin.api if settings.auth.admin else admin.off)
+    app.include_router(stored)
     app.add_exception_handler(PointsmanError, _ours)
     app.add_exception_handler(PoolError, _ours)
     app.add_exception_handler(ClientGone, _gone)
@@ -189,6 +195,18 @@ def _document_chat(app: FastAPI) -> None:
                 "requestBody": {"required": True, "content": {"application/json": {"schema": text}}},
                 "responses": {"200": {"description": "OpenAI's text completion or its event stream"}},
             }
+        }
+        given = {"input": {"type": ["string", "array"], "items": {"type": "object"}}}
+        response = {
+            "type": "object",
+            "required": ["model"],
+            "properties": {k: v for k, v in body["properties"].items() if k != "messages"} | given,
+        }
+        schema["paths"].setdefault(RESPONSES_PATH, {})["post"] = {
+            "summary": "OpenAI's Responses API in front of the same experts; streaming and not",
+            "operationId": "responses",
+            "requestBody": {"required": True, "content": {"application/json": {"schema": response}}},
+            "responses": {"200": {"description": "OpenAI's response or its typed events"}},
         }
         return schema
 

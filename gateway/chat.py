@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -39,6 +39,7 @@ log = logging.getLogger("pointsman")
 
 SURFACE = "chat/completions"
 Parse = Callable[[bytes, Sequence[tuple[bytes, bytes]], Sequence[str]], ChatRequest]
+Prepare = Callable[[bytes, str], Awaitable[None]]
 LEAST_PATIENCE_S = 1.0
 MARGIN_S = 0.5  # taken off the client's own read timeout, so that our answer comes before it gives up
 _REQUEST_ID = re.compile(rb"[\w.\-]{1,128}")
@@ -86,6 +87,11 @@ class Exchange:
 
     def known(self, caller: Caller) -> None:
         self.caller, self.key = caller.name, caller.key
+
+    @property
+    def owner(self) -> str:
+        """Whose what it stores is: a virtual key's name may be another's later, its id never is."""
+        return self.caller if self.key is None else self.key.id
 
     def failures(self) -> str:
         """What came of the experts that were asked in vain, for the log."""
@@ -135,11 +141,19 @@ class Exchange:
 class Chat:
     """The ASGI application of the chat surface; `surface` is the one that its metrics count."""
 
-    def __init__(self, service: Service, *, surface: str = SURFACE, parse: Parse = parse_chat) -> None:
-        """`surface` is what metrics call it; `parse` reads the body of a request."""
+    def __init__(
+        self,
+        service: Service,
+        *,
+        surface: str = SURFACE,
+        parse: Parse = parse_chat,
+        prepare: Prepare | None = None,
+    ) -> None:
+        """`parse` reads the body of a request; `prepare` gets the body and its caller's name before."""
         self._service = service
         self._surface = surface
         self._parse = parse
+        self._prepare = prepare
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         service = self._service
@@ -148,6 +162,8 @@ class Chat:
         try:
             exchange.known(service.keyring.caller(scope["headers"]))
             data = await read_body(scope["headers"], receive, service.settings.limits.body_bytes)
+            if self._prepare is not None:
+                await self._prepare(data, exchange.owner)
             request = self._parse(data, scope["headers"], service.chat_experts)
             await until_gone(self._answer(exchange, request, scope["headers"], send), receive)
         except asyncio.CancelledError:

@@ -125,14 +125,19 @@ def read_chat(body: dict[str, Any], headers: Sequence[tuple[bytes, bytes]], expe
     )
 
 
-def parse_object(data: bytes) -> dict[str, Any]:
-    crowded = len(data) > LARGE_BYTES and (
-        data.count(b"[") + data.count(b"{") > MAX_CONTAINERS or data.count(b",") > MAX_COMMAS
-    )
-    if crowded:
+def check_values(*parts: bytes) -> None:
+    """Raises `InvalidRequest` where JSON would take far more memory once it is parsed."""
+    if sum(map(len, parts)) <= LARGE_BYTES:
+        return
+    containers = sum(part.count(b"[") + part.count(b"{") for part in parts)
+    if containers > MAX_CONTAINERS or sum(part.count(b",") for part in parts) > MAX_COMMAS:
         raise InvalidRequest(
             f"the JSON holds too many values: at most {MAX_COMMAS} commas, {MAX_CONTAINERS} containers"
         )
+
+
+def parse_object(data: bytes) -> dict[str, Any]:
+    check_values(data)
     try:
         body = orjson.loads(data)
     except orjson.JSONDecodeError as error:

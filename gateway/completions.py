@@ -30,10 +30,10 @@ class Completions(Translation):
     def parse(self, data: bytes, headers: Sequence[tuple[bytes, bytes]], experts: Sequence[str]) -> ChatRequest:
         return read_chat(chat_body(parse_object(data)), headers, experts)
 
-    def whole(self, status: int, body: bytes) -> bytes:
+    async def whole(self, status: int, body: bytes) -> bytes:
         return text_completion(body) if status == 200 else body
 
-    def events(self, events: bytes) -> bytes:
+    async def events(self, events: bytes) -> bytes:
         return text_events(events)
 
 

@@ -32,6 +32,16 @@ class KeysUnknown(PointsmanError):
     """The keys were never read, since Redis is away: nobody can be told from a stranger yet."""
 
 
+class NotStored(RequestError):
+    """No such stored response of this caller's: another's is told the same."""
+
+    code = "not_stored"
+
+
+class StoreAway(PointsmanError):
+    """Stored responses cannot be reached now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """An error answer, ready to be sent."""
@@ -76,6 +86,10 @@ def describe(error: PointsmanError | PoolError) -> Failure:
         return answer
     if isinstance(error, OverLimit):
         return _over_limit(error)
+    if isinstance(error, StoreAway):
+        answer = failure(503, str(error), code="store_unavailable")
+        answer.headers.extend(_retry_after(1.0))
+        return answer
     if isinstance(error, KeysUnknown | LedgerError):
         answer = failure(503, str(error), code="ledger_unavailable")
         answer.headers.extend(_retry_after(1.0))
@@ -99,7 +113,7 @@ def internal() -> Failure:
 def _request_status(error: RequestError) -> int:
     if isinstance(error, Forbidden):
         return 403
-    if isinstance(error, UnknownModel | UnknownRecord):
+    if isinstance(error, UnknownModel | UnknownRecord | NotStored):
         return 404
     if isinstance(error, Conflict):
         return 409

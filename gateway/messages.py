@@ -42,12 +42,12 @@ class Messages(Translation):
         self._request_id = request_id.decode()
         return [*headers, (b"request-id", request_id)]
 
-    def events(self, events: bytes) -> bytes:
+    async def events(self, events: bytes) -> bytes:
         if self._translator is None:
             self._translator = EventTranslator(self._request_id, self._stops, self._thinks, self._input_tokens)
         return self._translator.feed(events)
 
-    def whole(self, status: int, body: bytes) -> bytes:
+    async def whole(self, status: int, body: bytes) -> bytes:
         if status != 200:
             return error_body(status, body, self._request_id)
         answer = orjson.loads(body)

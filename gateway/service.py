@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gateway.auth import ANONYMOUS, Keyring
 from gateway.metrics import Metrics
+from gateway.response_store import ResponseStore
 from policies import default_artifact, load_policy
 from router.artifact import Artifact, check_encoder
 from router.config import (
@@ -124,6 +125,9 @@ class Service:
             else None
         )
         self.office: KeyOffice | None = None
+        self.responses = ResponseStore(
+            settings.responses, self.ledger.client, lambda: self.ledger.degraded, settings.limits.body_bytes
+        )
         self.metrics.watch_ledger(lambda: not self.ledger.degraded, lambda: self.ledger.owed)
         self.pace: Pace | None = None
         self.encoder: Encoder | None = None
@@ -169,6 +173,7 @@ class Service:
         await self.leases.close()
         if self.admission is not None:
             await self.admission.close()
+        await self.responses.close()
         await self.ledger.close()
         if self.encoder is not None:
             await asyncio.to_thread(self.encoder.close)

@@ -230,6 +230,14 @@ class LedgerSettings(Section):
     wait_ms: float = Field(5.0, gt=0, le=1000, description="for limits and budgets; then from memory")
 
 
+class ResponseSettings(Section):
+    """What the Responses API stores in Redis, prompts and answers, where callers do not say `store: false`."""
+
+    store: bool = True
+    ttl_s: int = Field(86_400, ge=1, le=31_536_000, description="from the last turn of a conversation")
+    item_bytes: int = Field(1024 * 1024, ge=1024, description="a larger one, with its input, is not stored")
+
+
 class KeySettings(Secret):
     """One API key that callers may use; `name` is what logs and metrics call it."""
 
@@ -278,6 +286,7 @@ class Settings(Section):
     auth: AuthSettings = AuthSettings()
     limits: LimitSettings = LimitSettings()
     budget: Budgets = ()
+    responses: ResponseSettings = ResponseSettings()
 
     @model_validator(mode="after")
     def _safe_and_distinct(self) -> "Settings":

@@ -61,7 +61,8 @@ BASE = {
         "errors", "auth", "metrics", "wire", "protocol", "service", "permission", "admin",
         "admin_client", "key_options",
         "chat_request", "reserving", "chat", "embeddings", "surfaces", "preview", "doctor", "app", "server",
-        "translation", "completions", "anthropic_request", "anthropic_answer", "messages",
+        "translation", "fields", "completions", "stored", "anthropic_request", "anthropic_answer", "messages",
+        "response_store", "responses_request", "responses_answer", "responses_stream", "responses",
     },
 }  # fmt: skip
 #: Costs seconds or is an extra: imported by the function that needs it, never at the top of a module.

@@ -6,7 +6,7 @@ SCOPE is `gateway`, `key:NAME` (`key:ID` of a virtual key), `team:NAME` or `expe
     pointsman:{ledger}:cap:SCOPE:requests       hash, a sliding minute: slot number -> requests; `sum`, `tail`
     pointsman:{ledger}:cap:SCOPE:tokens         the same for tokens
     pointsman:{ledger}:cap:SCOPE:concurrency    sorted set: reservation -> when its lease ends (ms, server's time)
-    pointsman:{ledger}:cap:SCOPE:usd:PERIOD     day, week or month: hash `period` (a number), `spent`, `open` (nano-dollars)
+    pointsman:{ledger}:cap:SCOPE:usd:PERIOD     hash, by day, week or month: `period` (a number), `spent`, `open`
     pointsman:{ledger}:cap:SCOPE:usd:HOURSh     rolling: a sliding window like `requests`, in nano-dollars
     pointsman:{ledger}:reservation:ID           hash: cap key -> "slot amount", then `settled` for an hour
     pointsman:{ledger}:replicas                 sorted set: replica -> when it is taken for gone (ms)

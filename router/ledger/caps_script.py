@@ -9,9 +9,9 @@ SETTLE    KEYS as RESERVE; ARGV life of the mark (s), the reservation, then per 
 HEARTBEAT KEYS the replicas, then pairs of a lease's cap and its reservation; ARGV the replica, its life (ms),
           lease (ms), then per pair the reservation; returns the number of living replicas
 
-A budget's `open` is what calls under way are expected to cost. They may turn out dearer: so while there are any, a
-further one is admitted only if `margin` times `open` would fit besides. So a budget is not overshot by the errors of
-all calls under way, but by that of the last one.
+A budget's `open` is what calls under way are expected to cost. They may turn out dearer: while there are any, one
+more is admitted only if `margin` times `open` would fit besides. So a budget is not overshot by the errors of all
+calls under way, but by that of the last one.
 
 All times are the server's. Amounts are whole numbers and are added by HINCRBY, since Lua's are doubles.
 """

@@ -78,6 +78,10 @@ def test_it_raises_the_right_errors(world: World, gateway: Gateway) -> None:
     assert node(gateway, "limited") == {"error": "RateLimitError", "status": 429, "code": "rate_limit_exceeded"}
 
 
+def test_it_keeps_a_conversation_of_responses(gateway: Gateway) -> None:
+    assert node(gateway, "responses") == {"texts": ["Hello"] * 3, "previous": True, "items": ["Again."]}
+
+
 def test_it_lists_models(gateway: Gateway) -> None:
     assert {"auto", "auto:best", "small", "large"} <= set(node(gateway, "models")["ids"])
 

@@ -43,6 +43,16 @@ const scenarios = {
   async limited() {
     return ask({});
   },
+  async responses() {
+    const first = await client.responses.create({ model: "small", input: "Say hello." });
+    const stream = client.responses.stream({ model: "small", input: "Again.", previous_response_id: first.id });
+    const last = await stream.finalResponse();
+    const kept = await client.responses.retrieve(last.id);
+    await client.responses.delete(first.id);
+    const items = [];
+    for await (const item of client.responses.inputItems.list(last.id)) items.push(item.content[0].text);
+    return { texts: [first.output_text, last.output_text, kept.output_text], previous: kept.previous_response_id === first.id, items };
+  },
   async models() {
     const ids = [];
     for await (const model of client.models.list()) ids.push(model.id);
