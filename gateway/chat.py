@@ -20,6 +20,7 @@ from gateway.chat_request import ChatRequest, parse_chat
 from gateway.errors import Failure, describe, failure, internal, stream_error
 from gateway.reserving import Bill, reserve
 from gateway.service import Service
+from gateway.turn import Turn, turn_of
 from gateway.wire import JSON, ClientGone, Headers, read_body, send_failure, until_gone
 from router.errors import (
     ExpertError,
@@ -30,6 +31,7 @@ from router.errors import (
 from router.experts.base import Answer, Call, Stream
 from router.experts.pool import Attempt, PoolError, Served
 from router.explanation import why
+from router.stickiness import stays
 from router.types import Decision, Usage, Wishes
 
 log = logging.getLogger("pointsman")
@@ -167,7 +169,8 @@ class Chat:
         service = self._service
         exchange.wishes = request.wishes
         exchange.wants_stream, exchange.most_tokens = request.stream, request.max_output_tokens
-        decision = await decide(service, request, exchange.caller)
+        turn = turn_of(service.sessions, request, exchange.caller)
+        decision = await decide(service, request, exchange.caller, turn)
         if service.admission is not None:
             exchange.bill = Bill()
             decision = await reserve(service, exchange.bill, request, decision, exchange.caller)
@@ -193,6 +196,8 @@ class Chat:
             exchange.upstream_s = time.perf_counter() - asked
         exchange.call = None
         self._note(exchange, served.attempts)
+        if turn is not None:
+            turn.served(served.expert)
         if len(served.attempts) > 1:
             log.warning("request=%s %s; %s answered", exchange.request_id, exchange.failures(), served.expert)
         if request.expert is None:
@@ -341,11 +346,12 @@ class Chat:
         await send_failure(failure, exchange.headers(), send)
 
 
-async def decide(service: Service, request: ChatRequest, caller: str) -> Decision:
+async def decide(service: Service, request: ChatRequest, caller: str, turn: Turn | None = None) -> Decision:
     """The router's decision, or the caller's own where the request names its expert. Raises `RequestError`."""
     router = service.router
     if request.expert is None:
-        decision = await router.decide(request.query(caller), request.wishes)
+        stay = None if turn is None else await turn.stay()
+        decision = await router.decide(request.query(caller), request.wishes, stay=stay)
         service.metrics.encode_s.observe(decision.encode_s)
         return decision
     if request.wishes.fallback:
@@ -364,6 +370,7 @@ def decision_json(decision: Decision) -> dict[str, Any]:
         "preference": decision.preference,
         "reason": why(decision) if decision.experts else "the caller named the expert",
         "familiarity": None if decision.familiarity is None else round(decision.familiarity, 4),
+        "session": None if (held := decision.held) is None else asdict(held) | {"stays": stays(decision)},
         "quality_floor": None if (floor := decision.floor) is None else asdict(floor),
         "candidates": [
             {

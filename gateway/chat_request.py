@@ -26,6 +26,7 @@ ROUTING_KEYS = (
     "exclude",
     "policy",
     "session",
+    "sticky",
     "explain",
     "fallback",
 )
@@ -247,7 +248,7 @@ _NO_WISHES = Wishes()
 def _from_header(key: str, text: str) -> Any:
     if key in ("only", "exclude"):
         return [name.strip() for name in text.split(",") if name.strip()]
-    if key in ("explain", "fallback"):
+    if key in ("explain", "fallback", "sticky"):
         return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
     if key in ("quality_floor", "max_cost_usd", "max_latency_s"):
         try:
@@ -285,7 +286,7 @@ def _check_wish(key: str, value: Any) -> Any:
         if key == "only" and not value:
             raise wrong("at least one expert's name")
         return frozenset(value)
-    elif key in ("explain", "fallback"):
+    elif key in ("explain", "fallback", "sticky"):
         if not isinstance(value, bool):
             raise wrong("a boolean")
     elif key in ("policy", "session"):

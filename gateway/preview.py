@@ -35,6 +35,7 @@ async def decide(settings: Settings, prompt: str, wishes: dict[str, Any]) -> Dec
         preference=settings.policy.preference,
         explore=settings.policy.explore,
         confidence=settings.policy.confidence,
+        margin=settings.policy.sticky.margin,
         rng=random.Random(),
     )
     query = Query(text=prompt, input_tokens=len(prompt.encode("utf-8", "replace")) // 4 + 4)

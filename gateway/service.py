@@ -28,6 +28,7 @@ from router.experts.prices import PriceMap, describe
 from router.ledger.admission import Admission
 from router.ledger.caps import Caps
 from router.ledger.ledger import Ledger
+from router.ledger.sessions import Sessions
 from router.router import PolicyInUse, Router
 from router.types import Entry, ExpertSpec, Usage
 
@@ -96,6 +97,7 @@ class Service:
         caps = Caps(settings)
         #: None where nothing is limited: then no request asks Redis for anything.
         self.admission = Admission(caps, self.ledger.client, settings.ledger.wait_ms / 1e3) if caps.any() else None
+        self.sessions = Sessions(settings.policy.sticky, self.ledger.client, settings.ledger.wait_ms / 1e3)
         self.metrics.watch_ledger(lambda: not self.ledger.degraded, lambda: self.ledger.owed)
         self.encoder: Encoder | None = None
         self.ready = False
@@ -131,6 +133,7 @@ class Service:
         await self.pool.close()
         if self.admission is not None:
             await self.admission.close()
+        await self.sessions.close()
         await self.ledger.close()
         if self.encoder is not None:
             await asyncio.to_thread(self.encoder.close)
@@ -149,6 +152,7 @@ class Service:
             preference=settings.preference,
             explore=settings.explore,
             confidence=settings.confidence,
+            margin=settings.sticky.margin,
             rng=random.Random(),
         )
 

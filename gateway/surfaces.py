@@ -13,6 +13,7 @@ from gateway.embeddings import SURFACE, call_of, encode_locally, parse_embedding
 from gateway.metrics import CONTENT_TYPE
 from gateway.reserving import Bill
 from gateway.service import Service
+from gateway.turn import turn_of
 from gateway.wire import read_body, until_gone
 from router.errors import UnknownModel
 from router.experts.base import Call
@@ -123,7 +124,7 @@ async def model(name: str, service: In, exchange: Known) -> Response:
 async def route(body: Body, request: Request, service: In, exchange: Known) -> Response:
     """The decision alone for a chat request; nothing is called and nothing is billed."""
     parsed = parse_chat(body, request.headers.raw, service.chat_experts)
-    decision = await decide(service, parsed, exchange.caller)
+    decision = await decide(service, parsed, exchange.caller, turn_of(service.sessions, parsed, exchange.caller))
     exchange.decision = decision
     return answer(decision_json(decision), exchange)
 

@@ -124,6 +124,7 @@ class ExpertBase(Section):
     token_s: Seconds = 0.02
     first_byte_timeout_s: Seconds = 300.0
     enabled: bool = True
+    local: bool = Field(False, description="what it is sent stays in your hands; guards may ask for that")
     serves: Literal["chat", "embeddings"] = "chat"
 
 
@@ -157,6 +158,20 @@ class SimulatedSettings(ExpertBase):
 ExpertSettings = Annotated[EndpointSettings | RemoteSettings | SimulatedSettings, Field(discriminator="kind")]
 
 
+class StickySettings(Section):
+    """When a conversation stays with its expert (`router.stickiness`). One that the caller names always may."""
+
+    conversations: bool = Field(
+        False, description="keep those together, too, that no caller names, known by how they begin"
+    )
+    margin: float = Field(
+        0.02, ge=0, le=1, description="quality by which another expert must be better to be taken"
+    )
+    cached_s: float = Field(300.0, ge=0, le=86_400, description="how long a provider keeps a prompt in its cache")
+    ttl_s: int = Field(3600, ge=1, le=30 * 86_400, description="after so long without a request it begins anew")
+    entries: int = Field(10_000, ge=1, le=10**7, description="conversations remembered in memory; Redis has all")
+
+
 class PolicySettings(Section):
     """`artifact`: a folder that `pointsman train` wrote, or `default` for the one that ships."""
 
@@ -164,6 +179,7 @@ class PolicySettings(Section):
     preference: Preference = "balanced"
     explore: float = Field(0.0, ge=0, le=1, description="share of decisions drawn at random, for learning")
     confidence: float = Field(0.9, ge=0.5, le=0.999, description="with which a quality floor is guaranteed")
+    sticky: StickySettings = StickySettings()
 
 
 class EncoderSettings(Section):

@@ -15,6 +15,7 @@ from router.errors import InvalidRequest, NoExpertFits, NoHealthyExpert
 from router.floors import Floors, Grounds
 from router.objective import SPEND, Terms, choose, price_of_quality
 from router.policy import Policy
+from router.stickiness import favours, held
 from router.types import (
     PREFERENCES,
     UNLIKE,
@@ -26,6 +27,7 @@ from router.types import (
     Preference,
     Queries,
     Query,
+    Stay,
     Trial,
     Usage,
     Wishes,
@@ -75,6 +77,7 @@ class Router:
         preference: Preference = "balanced",
         explore: float = 0.0,
         confidence: float = 0.9,
+        margin: float = 0.0,
         rng: random.Random,
     ) -> None:
         self.use = use
@@ -87,6 +90,7 @@ class Router:
         self._resting_s = resting_s
         self._load = load
         self._preference = preference
+        self._margin = margin
         self._explore = max(explore, use.policy.explore)
         self._rng = rng
         self._columns = np.asarray(use.columns, dtype=np.intp)
@@ -148,8 +152,11 @@ class Router:
         length = float(self._policy.output_tokens_[self._columns[self.names.index(expert)]])
         return length if most is None else min(length, most)
 
-    async def decide(self, query: Query, wishes: Wishes, *, first: str | None = None) -> Decision:
-        """The choice for one query. `first` is an expert that the caller named and that is tried before the rest.
+    async def decide(
+        self, query: Query, wishes: Wishes, *, first: str | None = None, stay: Stay | None = None
+    ) -> Decision:
+        """The choice for one query. `first` is an expert that the caller named and that is tried before the rest;
+        `stay` is where its conversation is.
 
         Raises `NoExpertFits`, `NoHealthyExpert` or `InvalidRequest` (a wish that names what is not there).
         """
@@ -163,8 +170,12 @@ class Router:
         output_tokens = estimate.output_tokens[0, columns]
         preference = wishes.preference or self._preference
         price, floor = self.prices_of_quality[preference], None
+        if stay is not None and stay.expert not in self.names:
+            stay = None
         if wishes.quality_floor:
-            untried = "the caller named the expert" if first else self._untried(query, wishes, ruled_out, estimate)
+            untried = self._untried(query, wishes, ruled_out, estimate)
+            if first or stay:
+                untried = "the caller named the expert" if first else "its conversation may stay with its expert"
             floor = await self._floors.settle(wishes.quality_floor, preference, ruled_out, untried)
             price, wishes = floor.price_share * price, replace(wishes, quality_floor=floor.threshold)
         if query.max_output_tokens is not None:
@@ -175,11 +186,16 @@ class Router:
             cost_usd=self._cost_usd(query.input_tokens, output_tokens),
             latency_s=self._ttft_s + self._token_s * output_tokens,
         )
+        before = None
+        if stay is not None:
+            spec = self._specs[self.names.index(stay.expert)]
+            before = held(spec.name, min(stay.cached_tokens, query.input_tokens), spec.price, price, self._margin)
         choice = choose(
             terms,
             ruled_out,
             wishes,
             price,
+            favours=0.0 if before is None else favours(before, self.names),
             explore=self._explore,
             draw=self._rng.random() if self._explore else 0.0,
         )
@@ -202,6 +218,7 @@ class Router:
             ruled_out={names[k]: reason for k, reason in choice.ruled_out.items()},
             floor=floor,
             familiarity=None if estimate.familiarity is None else float(estimate.familiarity[0]),
+            held=before,
             encode_s=encoded - began,
             decide_s=time.perf_counter() - encoded,
         )

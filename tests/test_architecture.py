@@ -24,7 +24,7 @@ BASE = {
     "router": {
         # nouns and contracts
         "types", "errors", "config", "policy", "objective", "artifact", "files", "gates", "conversation",
-        "expert_names", "steps", "stepped",
+        "expert_names", "steps", "stepped", "stickiness",
         # the quality floor
         "guarantee", "floors",
         # what policies are made of
@@ -56,7 +56,7 @@ BASE = {
     "training/page": {"theme", "elements", "forest", "verdict", "report_charts", "report_section", "study_section"},
     "gateway": {
         "errors", "auth", "metrics", "wire", "protocol", "service",
-        "chat_request", "reserving", "chat", "embeddings", "surfaces", "preview", "doctor", "app", "server",
+        "chat_request", "reserving", "turn", "chat", "embeddings", "surfaces", "preview", "doctor", "app", "server",
         "translation", "completions", "anthropic_request", "anthropic_answer", "messages",
     },
 }  # fmt: skip
