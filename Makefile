@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CONFIG ?= pointsman.yaml
 PORT ?= 8000
 
-.PHONY: install demo serve test test-remote test-torch test-ray test-node check bench-proxy bench-quality bench-neural bench-scale clean
+.PHONY: install demo serve test test-remote test-torch test-ray test-node check bench-proxy bench-quality bench-neural bench-scale bench-steering clean
 
 install: $(VENV)/.installed
 
@@ -19,7 +19,7 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
-	$(PIP) --editable '.[train,tune,report,dev]'
+	$(PIP) --editable '.[train,tune,report,guards,dev]'
 	touch $@
 
 demo: install
@@ -85,6 +85,10 @@ bench-neural:
 	build/venv-torch/bin/python -m pip install --quiet 'torch==2.13.0'
 	build/venv-torch/bin/python -m pip install --quiet --editable '.[train,tune,report,dev,export]'
 	build/venv-torch/bin/python tests/benchmarks/quality.py --parts neural --seeds 0 --name neural $(ARGS)
+
+# Whether a prompt can talk the router into another expert.
+bench-steering: $(VENV)/.dev
+	$(BIN)/python tests/benchmarks/steering.py
 
 # What a million outcomes cost in time and memory; ARGS="--policies cluster --shapes log".
 bench-scale: $(VENV)/.dev

@@ -167,6 +167,8 @@ class Chat:
 
     async def _answer(self, exchange: Exchange, request: ChatRequest, headers: Headers, send: Any) -> None:
         service = self._service
+        if service.guarding is not None:
+            request = await service.guarding.before(request)
         exchange.wishes = request.wishes
         exchange.wants_stream, exchange.most_tokens = request.stream, request.max_output_tokens
         turn = turn_of(service.sessions, request, exchange.caller)
@@ -255,6 +257,8 @@ class Chat:
         if exchange.bill is not None:
             exchange.bill.add(served.expert, answer.usage, cost_nano)
         body = answer.body
+        if self._service.guarding is not None:
+            body = await self._service.guarding.after(body)
         assert exchange.decision is not None and exchange.wishes is not None
         if exchange.wishes.explain and body.endswith(b"}"):
             body = (

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gateway.auth import Keyring
+from gateway.guarding import Guarding
 from gateway.metrics import Metrics
 from policies import default_artifact, load_policy
 from router.artifact import Artifact, check_encoder
@@ -92,6 +93,7 @@ class Service:
         self.embedding_experts = tuple(spec.name for spec in enabled if spec.serves == "embeddings")
         if not self.chat_experts:
             raise ConfigError("experts: none of them serves chat and is enabled")
+        self.guarding = Guarding(settings.guards, self.pool.specs) if settings.guards else None
         self.metrics = Metrics(self.pool.experts)
         self.ledger = Ledger(settings.ledger)
         caps = Caps(settings)

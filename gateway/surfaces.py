@@ -124,6 +124,8 @@ async def model(name: str, service: In, exchange: Known) -> Response:
 async def route(body: Body, request: Request, service: In, exchange: Known) -> Response:
     """The decision alone for a chat request; nothing is called and nothing is billed."""
     parsed = parse_chat(body, request.headers.raw, service.chat_experts)
+    if service.guarding is not None:
+        parsed = await service.guarding.before(parsed)
     decision = await decide(service, parsed, exchange.caller, turn_of(service.sessions, parsed, exchange.caller))
     exchange.decision = decision
     return answer(decision_json(decision), exchange)
@@ -134,12 +136,14 @@ async def embeddings(body: Body, request: Request, service: In, exchange: Known)
     """OpenAI's embeddings, from an embedding expert or the local encoder."""
     encoder = service.encoder
     parsed = parse_embeddings(body, service.embedding_experts, encoder.name if encoder is not None else None)
+    if service.guarding is not None:
+        parsed = await service.guarding.before_embedding(parsed)
     if parsed.expert is None:
         assert encoder is not None
         vectors = await encode_locally(parsed, encoder)
         service.metrics.answered(SURFACE, encoder.name, 200)
         return answer(vectors, exchange)
-    call = call_of(parsed, service, exchange.request_id)
+    call = call_of(parsed, service.settings.limits.timeout_s, exchange.request_id)
     exchange.decision = callers_choice(parsed.expert)
     if service.admission is not None:
         exchange.bill = Bill()

@@ -225,6 +225,18 @@ class LimitSettings(RateSettings):
     connections: int = Field(1024, ge=1, description="to one upstream")
 
 
+class GuardSettings(BaseModel):
+    """One guard; all other keys are its own. `streams`: whether they pass one that looks at whole answers."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    kind: Name
+    streams: Literal["pass", "refuse"] = "pass"
+
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
 class Settings(Section):
     """The whole configuration of a gateway."""
 
@@ -237,6 +249,7 @@ class Settings(Section):
     auth: AuthSettings = AuthSettings()
     limits: LimitSettings = LimitSettings()
     budget: Budgets = ()
+    guards: tuple[GuardSettings, ...] = ()
 
     @model_validator(mode="after")
     def _safe_and_distinct(self) -> "Settings":

@@ -42,6 +42,7 @@ BASE = {
         "example", "replay", "reply", "script",  # the parts of a simulated answer
     },
     "router/steps": {"base"},
+    "router/guards": {"base"},
     "router/ledger": {"embedded", "outbox", "script", "store", "caps", "caps_script", "share"},
     "policies": set(),
     "training": {
@@ -55,7 +56,7 @@ BASE = {
     "training/studies": {"base", "rewording", "ablation", "cost", "domain", "expert", "robustness"},
     "training/page": {"theme", "elements", "forest", "verdict", "report_charts", "report_section", "study_section"},
     "gateway": {
-        "errors", "auth", "metrics", "wire", "protocol", "service",
+        "errors", "auth", "metrics", "wire", "protocol", "guarding", "service",
         "chat_request", "reserving", "turn", "chat", "embeddings", "surfaces", "preview", "doctor", "app", "server",
         "translation", "completions", "anthropic_request", "anthropic_answer", "messages",
     },
@@ -65,7 +66,9 @@ HEAVY = {
     "litellm",
     "matplotlib",
     "optuna",
+    "phonenumbers",
     "ray",
+    "stdnum",
     "openvino",
     "pyarrow",
     "scipy",

@@ -1,0 +1,226 @@
+"""`pii`: personal data that has a form: e-mail addresses, phone numbers, IBANs, cards, national identity numbers.
+
+phonenumbers (the port of Google's libphonenumber) finds phones, python-stdnum checks the check digits of the rest;
+both come with the extra `guards`. What has no form (names, postal addresses, what is told of somebody) is not
+found: that takes a model of language, which guards of other packages may bring. Images and audio are not looked at.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from router.errors import ConfigError
+from router.guards.base import PASS, Guard, Verdict, mapped
+from router.types import ExpertSpec
+
+ACTIONS = ("block", "mask", "route")
+KINDS = ("email", "iban", "card", "id", "phone")
+#: Modules of python-stdnum by their numbers' lengths. These hold a date, a letter or two check digits.
+TELLING = {
+    9: ("es.dni", "es.nie"),
+    11: ("br.cpf", "de.idnr", "pl.pesel"),
+    13: ("ch.ssn", "kr.rrn"),
+    15: ("fr.nir",),
+    16: ("it.codicefiscale",),
+    18: ("cn.ric", "mx.curp"),
+}
+#: One in ten numbers passes these checks: they count only where they are written in groups.
+GROUPED = {9: ("ca.sin", "us.ssn"), 10: ("gb.nhs", "se.personnummer"), 12: ("in_.aadhaar",)}
+_EMAIL = re.compile(r"[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}")
+_IBAN = re.compile(r"\b[A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]{2,4}){3,8}\b")
+_CARD = re.compile(r"(?<![\w.-])[2-6]\d{3}(?:[ -]?\d{2,6}){2,4}(?![\w-])")
+#: A word with a digit in it; numbers that are written in groups, too.
+_WORD = re.compile(r"(?<![\w.-])[A-Za-z]{0,18}\d\w{0,18}(?:[ .-]\d{1,6}){0,7}(?:-?[A-Za-z])?(?![\w-])")
+#: Numbers of every kind have so many digits near each other: only what is around them is read closely.
+_DIGITS = re.compile(r"\d(?:\D{0,3}\d){5}")
+_NEAR = 48
+#: Characters of a body that are searched for phone numbers, at some microseconds each.
+PHONE_CHARS = 20_000
+
+Span = tuple[int, int, str]
+
+
+class _TooMany(Exception):
+    """More numbers than can be checked while somebody waits."""
+
+
+class PersonalData(Guard):
+    """`action`: `block` the request, `mask` what is found as `[email]`, or `route` it to experts that are `local`.
+
+    `find` is what to look for. `region` (`US`, `DE`, ...) finds phone numbers without a country code, too.
+    `experts` may be routed to beside the local ones. `answers`: whole answers are looked at, too (not streams).
+    """
+
+    def __init__(
+        self,
+        *,
+        action: str = "route",
+        find: Sequence[str] = KINDS,
+        region: str | None = None,
+        experts: Sequence[str] = (),
+        answers: bool = False,
+    ) -> None:
+        self.action = action
+        self.find = find
+        self.region = region
+        self.experts = experts
+        self.answers = answers
+        self.reads_answers = answers
+
+    def open(self, experts: Sequence[ExpertSpec]) -> None:
+        _among("action", [self.action], ACTIONS)
+        _among("find", self.find, KINDS)
+        _among("experts", self.experts, [spec.name for spec in experts])
+        if self.answers is not True and self.answers is not False:
+            raise ConfigError(f"guards: 'pii': answers: expected true or false, got {self.answers!r}")
+        if self.answers and self.action == "route":
+            raise ConfigError("guards: 'pii': answers: an answer cannot be routed; use the action block or mask")
+        self._only = frozenset(self.experts) | {spec.name for spec in experts if spec.local}
+        if self.action == "route" and not self._only:
+            raise ConfigError(
+                "guards: 'pii': no expert is `local: true` or listed in `experts`: nowhere to route to"
+            )
+        try:
+            import phonenumbers
+            from stdnum import get_cc_module, iban, luhn
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"guards: 'pii' needs {error.name}: pip install 'pointsman[guards]'") from None
+        if self.region is not None and self.region not in phonenumbers.SUPPORTED_REGIONS:
+            raise ConfigError(f"guards: 'pii': region: expected two letters such as US, got {self.region!r}")
+        self._phones: Callable[[str], Any] = lambda text: phonenumbers.PhoneNumberMatcher(text, self.region)
+        self._telling, self._grouped = (
+            {length: [get_cc_module(*name.split(".")) for name in names] for length, names in table.items()}
+            for table in (TELLING, GROUPED)
+        )
+        self._iban: Any = iban
+        self._luhn: Any = luhn
+
+    def before(self, body: Mapping[str, Any]) -> Verdict:
+        try:
+            found, masked = self._look(body)
+        except _TooMany:
+            return Verdict(block="the request holds too many numbers to look for personal data among them")
+        if not found:
+            return PASS
+        what = f"personal data ({', '.join(sorted(found))})"
+        if self.action == "mask":
+            return Verdict(body=masked)
+        if self.action == "block":
+            return Verdict(block=f"the request holds {what}, which may not be sent here")
+        return Verdict(only=self._only, reason=f"{what} stays on local experts")
+
+    def after(self, answer: Mapping[str, Any]) -> Verdict:
+        try:
+            found, masked = self._look({"choices": answer.get("choices")})
+        except _TooMany:
+            return Verdict(block="the answer holds too many numbers to look for personal data among them")
+        if not found:
+            return PASS
+        if self.action == "mask":
+            return Verdict(body={**answer, **masked})
+        return Verdict(block=f"the answer holds personal data ({', '.join(sorted(found))})")
+
+    def _look(self, body: Mapping[str, Any]) -> tuple[set[str], dict[str, Any]]:
+        """The kinds that are found, and the body with `[kind]` in the place of each. Raises `_TooMany`."""
+        found: set[str] = set()
+        left = PHONE_CHARS
+
+        def change(text: str) -> str:
+            nonlocal left
+            spans, searched = self.spans(text, left)
+            left -= searched
+            for start, end, kind in reversed(spans):
+                found.add(kind)
+                text = f"{text[:start]}[{kind}]{text[end:]}"
+            return text
+
+        return found, mapped(dict(body), change)
+
+    def spans(self, text: str, phone_chars: int = PHONE_CHARS) -> tuple[list[Span], int]:
+        """What is found, in order and without overlaps, and how many characters were searched for phones."""
+        taken: list[Span] = []
+        searched = 0
+
+        def take(kind: str, start: int, found: Iterator[tuple[int, int]]) -> None:
+            for begin, end in found:
+                if all(start + end <= s or start + begin >= e for s, e, _ in taken[-64:]):
+                    taken.append((start + begin, start + end, kind))
+
+        if "email" in self.find and "@" in text:
+            take("email", 0, (match.span() for match in _EMAIL.finditer(text)))
+            taken.sort()
+        emails, taken = taken, []
+        for start, end in _regions(text):
+            part = text[start:end]
+            for kind, look in (("iban", self._ibans), ("card", self._cards), ("id", self._ids)):
+                if kind in self.find:
+                    take(kind, start, look(part))
+            if "phone" in self.find and (self.region is not None or "+" in part or "\uff0b" in part):
+                searched += len(part)
+                if searched > phone_chars:
+                    raise _TooMany
+                take("phone", start, map(_phone, self._phones(part)))
+        return _apart(emails, taken), searched
+
+    def _ibans(self, text: str) -> Iterator[tuple[int, int]]:
+        for match in _IBAN.finditer(text):
+            word = match.group()
+            while len(word) >= 15 and not self._iban.is_valid(word):  # the words behind one look like its groups
+                word = word[: max(word.rfind(" "), word.rfind("-"), 0)]
+            if len(word) >= 15:
+                yield match.start(), match.start() + len(word)
+
+    def _cards(self, text: str) -> Iterator[tuple[int, int]]:
+        for match in _CARD.finditer(text):
+            digits = re.sub(r"\D", "", match.group())
+            if 13 <= len(digits) <= 19 and self._luhn.is_valid(digits):
+                yield match.span()
+
+    def _ids(self, text: str) -> Iterator[tuple[int, int]]:
+        for match in _WORD.finditer(text):
+            word = match.group()
+            length = sum(map(str.isalnum, word))
+            modules = self._telling.get(length, ())
+            if not word.isalnum():
+                modules = (*modules, *self._grouped.get(length, ()))
+            if any(module.is_valid(word) for module in modules):
+                yield match.span()
+
+
+def _phone(match: Any) -> tuple[int, int]:
+    """Without a bracket that it begins with and that closes behind it."""
+    unclosed = match.raw_string.startswith("(") and match.raw_string.count("(") > match.raw_string.count(")")
+    return match.start + unclosed, match.end
+
+
+def _regions(text: str) -> Iterator[tuple[int, int]]:
+    """What is near enough to digits to be part of a number, without overlaps."""
+    start = end = 0
+    for match in _DIGITS.finditer(text):
+        if match.start() - _NEAR > end:
+            if end:
+                yield start, end
+            start = match.start() - _NEAR
+        end = min(match.end() + _NEAR, len(text))
+    if end:
+        yield start, end
+
+
+def _apart(emails: list[Span], numbers: list[Span]) -> list[Span]:
+    """All of them in order; a number inside an address is part of that."""
+    found: list[Span] = []
+    for span in sorted([*emails, *numbers]):
+        if found and span[0] < found[-1][1]:
+            if span[2] == "email":
+                found[-1] = (min(span[0], found[-1][0]), max(span[1], found[-1][1]), "email")
+            continue
+        found.append(span)
+    return found
+
+
+def _among(name: str, given: Sequence[str], there: Sequence[str]) -> None:
+    if not isinstance(given, list | tuple) or (not given and name == "find"):
+        raise ConfigError(f"guards: 'pii': {name}: expected a list of {', '.join(there)}, got {given!r}")
+    for one in given:
+        if one not in there:
+            raise ConfigError(f"guards: 'pii': {name}: {one!r} is none of {', '.join(there)}")
