@@ -50,7 +50,7 @@ def why_held(decision: Decision) -> str:
         return f"the conversation stays with {before.expert}: {reason}"
     reason = decision.ruled_out.get(before.expert, "")
     if not reason and before.expert not in decision.order:
-        reason = "at a limit of its own"
+        reason = "a limit or a budget passed it over"
     if not reason:
         gain = utility[decision.order[0]] - utility[before.expert]
         drawn = gain <= before.favour

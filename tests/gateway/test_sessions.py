@@ -135,7 +135,7 @@ def test_it_leaves_an_expert_at_its_limit(alone: World) -> None:
     assert ask(gateway, session="s") == "large"
     answer = gateway.chat("auto:best", messages=turns(2), routing={"session": "s", "explain": True})
     assert answer.headers["x-pointsman-expert"] == "small"
-    assert "moves from large: at a limit of its own" in answer.headers["x-pointsman-reason"]
+    assert "moves from large: a limit or a budget passed it over" in answer.headers["x-pointsman-reason"]
 
 
 def test_a_frozen_redis_costs_milliseconds_and_this_replica_goes_by_its_memory(

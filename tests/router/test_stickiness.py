@@ -90,9 +90,9 @@ async def test_nothing_is_held_where_it_cannot_be_served(
     assert decision.order == ("second",) and said in why(decision)
 
 
-async def test_an_expert_that_a_limit_passed_over_is_said_to_be_at_it() -> None:
+async def test_what_a_limit_passed_over_is_said_to_be() -> None:
     decision = await decide(router((0.9, 0.1)), Stay("first"))
-    assert "moves from first: at a limit of its own" in why(replace(decision, order=("second",)))
+    assert "moves from first: a limit or a budget passed it over" in why(replace(decision, order=("second",)))
 
 
 async def test_an_expert_that_left_the_pool_holds_nothing() -> None:
