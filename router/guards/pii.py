@@ -26,7 +26,8 @@ TELLING = {
 }
 #: One in ten numbers passes these checks: they count only where they are written in groups.
 GROUPED = {9: ("ca.sin", "us.ssn"), 10: ("gb.nhs", "se.personnummer"), 12: ("in_.aadhaar",)}
-_EMAIL = re.compile(r"[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}")
+_DOMAIN = re.compile(r"(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}")
+_MAILBOX = re.compile(r"[\w.+-]{1,64}\Z")
 _IBAN = re.compile(r"\b[A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]{2,4}){3,8}\b")
 _CARD = re.compile(r"(?<![\w.-])[2-6]\d{3}(?:[ -]?\d{2,6}){2,4}(?![\w-])")
 #: A word with a digit in it; numbers that are written in groups, too.
@@ -129,38 +130,33 @@ class PersonalData(Guard):
             nonlocal left
             spans, searched = self.spans(text, left)
             left -= searched
-            for start, end, kind in reversed(spans):
+            parts, done = [], 0
+            for start, end, kind in spans:
                 found.add(kind)
-                text = f"{text[:start]}[{kind}]{text[end:]}"
-            return text
+                parts += [text[done:start], f"[{kind}]"]
+                done = end
+            return "".join([*parts, text[done:]]) if spans else text
 
         return found, mapped(dict(body), change)
 
     def spans(self, text: str, phone_chars: int = PHONE_CHARS) -> tuple[list[Span], int]:
         """What is found, in order and without overlaps, and how many characters were searched for phones."""
-        taken: list[Span] = []
+        found: list[Span] = []
         searched = 0
-
-        def take(kind: str, start: int, found: Iterator[tuple[int, int]]) -> None:
-            for begin, end in found:
-                if all(start + end <= s or start + begin >= e for s, e, _ in taken[-64:]):
-                    taken.append((start + begin, start + end, kind))
-
-        if "email" in self.find and "@" in text:
-            take("email", 0, (match.span() for match in _EMAIL.finditer(text)))
-            taken.sort()
-        emails, taken = taken, []
-        for start, end in _regions(text):
-            part = text[start:end]
+        if "email" in self.find:
+            found += [(start, end, "email") for start, end in _emails(text)]
+        for offset, stop in _regions(text):
+            part = text[offset:stop]
             for kind, look in (("iban", self._ibans), ("card", self._cards), ("id", self._ids)):
                 if kind in self.find:
-                    take(kind, start, look(part))
+                    found += [(offset + start, offset + end, kind) for start, end in look(part)]
             if "phone" in self.find and (self.region is not None or "+" in part or "\uff0b" in part):
                 searched += len(part)
                 if searched > phone_chars:
                     raise _TooMany
-                take("phone", start, map(_phone, self._phones(part)))
-        return _apart(emails, taken), searched
+                phones = map(_phone, self._phones(part))
+                found += [(offset + start, offset + end, "phone") for start, end in phones]
+        return _apart(found), searched
 
     def _ibans(self, text: str) -> Iterator[tuple[int, int]]:
         for match in _IBAN.finditer(text):
@@ -187,6 +183,17 @@ class PersonalData(Guard):
                 yield match.span()
 
 
+def _emails(text: str) -> Iterator[tuple[int, int]]:
+    """Looks around every @ alone: one search of a long text would hold everybody up, whatever thread it is in."""
+    at = text.find("@")
+    while at >= 0:
+        domain = _DOMAIN.match(text, at + 1)
+        mailbox = _MAILBOX.search(text[max(at - 64, 0) : at]) if domain else None
+        if domain and mailbox:
+            yield at - len(mailbox.group()), domain.end()
+        at = text.find("@", at + 1)
+
+
 def _phone(match: Any) -> tuple[int, int]:
     """Without a bracket that it begins with and that closes behind it."""
     unclosed = match.raw_string.startswith("(") and match.raw_string.count("(") > match.raw_string.count(")")
@@ -206,15 +213,15 @@ def _regions(text: str) -> Iterator[tuple[int, int]]:
         yield start, end
 
 
-def _apart(emails: list[Span], numbers: list[Span]) -> list[Span]:
-    """All of them in order; a number inside an address is part of that."""
+def _apart(spans: list[Span]) -> list[Span]:
+    """In order, those that meet as one: as what begins first, but a number in an address is part of the address."""
     found: list[Span] = []
-    for span in sorted([*emails, *numbers]):
-        if found and span[0] < found[-1][1]:
-            if span[2] == "email":
-                found[-1] = (min(span[0], found[-1][0]), max(span[1], found[-1][1]), "email")
-            continue
-        found.append(span)
+    for start, end, kind in sorted(spans, key=lambda span: (span[0], -span[1], KINDS.index(span[2]))):
+        if found and start < found[-1][1]:
+            before = found[-1]
+            found[-1] = (before[0], max(before[1], end), "email" if kind == "email" else before[2])
+        else:
+            found.append((start, end, kind))
     return found
 
 

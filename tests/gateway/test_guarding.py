@@ -1,10 +1,13 @@
 """Guards around running requests: what reaches an expert, what reaches the caller, and who may answer."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import upstream
 from serving import Gateway, World
+
+from router.guards.base import Guard, Verdict
 
 MAIL = [{"role": "user", "content": "Write to jane@example.org, please."}]
 SECRET = b"jane@example.org"
@@ -155,6 +158,19 @@ def test_no_field_of_a_request_reaches_the_gates_of_a_local_mixture(gateway: Gat
     sent = world.large.requests[-1].json()
     assert not gates.keys() & sent.keys() and "routing" not in sent
     assert sent["top_k"] == 5 and sent["unheard_of"] == {"kept": 1}
+
+
+class Broken(Guard):
+    def before(self, body: Mapping[str, Any]) -> Verdict:
+        raise RuntimeError(str(body))
+
+
+def test_a_guard_that_breaks_lets_nothing_through(world: World, logged: list[str]) -> None:
+    gateway = world.start(guards=[{"kind": "steering"}])
+    assert gateway.service.guarding is not None
+    gateway.service.guarding._guards.append(("broken", Broken()))
+    assert said(gateway).json()["error"]["code"] == "internal_error"
+    assert not reached(world) and SECRET.decode() not in "".join(logged)
 
 
 def test_without_guards_there_is_nothing_to_ask(gateway: Gateway) -> None:
