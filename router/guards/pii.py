@@ -34,9 +34,10 @@ _CARD = re.compile(r"(?<![\w.-])[2-6]\d{3}(?:[ -]?\d{2,6}){2,4}(?![\w-])")
 _WORD = re.compile(r"(?<![\w.-])[A-Za-z]{0,18}\d\w{0,18}(?:[ .-]\d{1,6}){0,7}(?:-?[A-Za-z])?(?![\w-])")
 #: Numbers of every kind have so many digits near each other: only what is around them is read closely.
 _DIGITS = re.compile(r"\d(?:\D{0,3}\d){5}")
+_INTERNATIONAL = re.compile(r"[+\uff0b](?:\D{0,3}\d){7}")
 _NEAR = 48
 #: Characters of a body that are searched for phone numbers, at some microseconds each.
-PHONE_CHARS = 20_000
+PHONE_CHARS = 50_000
 
 Span = tuple[int, int, str]
 
@@ -145,18 +146,24 @@ class PersonalData(Guard):
         searched = 0
         if "email" in self.find:
             found += [(start, end, "email") for start, end in _emails(text)]
-        for offset, stop in _regions(text):
+        for offset, stop in _around(_DIGITS, text):
             part = text[offset:stop]
             for kind, look in (("iban", self._ibans), ("card", self._cards), ("id", self._ids)):
                 if kind in self.find:
                     found += [(offset + start, offset + end, kind) for start, end in look(part)]
-            if "phone" in self.find and (self.region is not None or "+" in part or "\uff0b" in part):
-                searched += len(part)
+            for start, end in self._dialled(part):
+                searched += end - start
                 if searched > phone_chars:
                     raise _TooMany
-                phones = map(_phone, self._phones(part))
-                found += [(offset + start, offset + end, "phone") for start, end in phones]
+                phones = map(_phone, self._phones(part[start:end]))
+                found += [(offset + start + first, offset + start + last, "phone") for first, last in phones]
         return _apart(found), searched
+
+    def _dialled(self, text: str) -> Iterator[tuple[int, int]]:
+        """Where phone numbers may be: without a region only behind a plus."""
+        if "phone" not in self.find:
+            return iter(())
+        return _around(_INTERNATIONAL, text) if self.region is None else iter([(0, len(text))])
 
     def _ibans(self, text: str) -> Iterator[tuple[int, int]]:
         for match in _IBAN.finditer(text):
@@ -200,10 +207,10 @@ def _phone(match: Any) -> tuple[int, int]:
     return match.start + unclosed, match.end
 
 
-def _regions(text: str) -> Iterator[tuple[int, int]]:
-    """What is near enough to digits to be part of a number, without overlaps."""
+def _around(pattern: re.Pattern[str], text: str) -> Iterator[tuple[int, int]]:
+    """What is near the pattern's matches, without overlaps and without a match that is cut."""
     start = end = 0
-    for match in _DIGITS.finditer(text):
+    for match in pattern.finditer(text):
         if match.start() - _NEAR > end:
             if end:
                 yield start, end

@@ -13,13 +13,9 @@ MAIL = [{"role": "user", "content": "Write to jane@example.org, please."}]
 SECRET = b"jane@example.org"
 
 
-@pytest.fixture(autouse=True)
-def libraries() -> None:
+def guarded(world: World, *, local: str | None = "small", **guard: Any) -> Gateway:
     pytest.importorskip("phonenumbers")
     pytest.importorskip("stdnum")
-
-
-def guarded(world: World, *, local: str | None = "small", **guard: Any) -> Gateway:
     world.settings["experts"] = [{**one, "local": one["name"] == local} for one in world.settings["experts"]]
     return world.start(guards=[{"kind": "pii", **guard}])
 

@@ -26,6 +26,7 @@ LEFT = (
     "order 123456789 of 2024-11-22 12:33:44, epoch 1700000000000, pi 3.14159265358979, version 1.2.3",
     "uuid 123e4567-e89b-12d3-a456-426614174000, sha 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b",
     "@app.get('/x') at 192.168.10.111:8000, user@localhost, 4111 1111 1111 1112, DE88 3704 0044 0532 0130 00",
+    "+ 1234\n+ 5678 + 9012 = x, 1 + 23456789012345678901234, +1 2",
     "1234 5678 9012 and 98765432 and 123,456,789.00 and 0.123456789",
 )
 
@@ -72,6 +73,12 @@ def test_a_region_finds_numbers_without_a_country_code() -> None:
     assert masked("call (212) 555-0123 now") == "call (212) 555-0123 now"
 
 
+def test_a_list_of_them_is_found_to_the_last() -> None:
+    numbers = ["+44 20 7946 0958", "+49 30 901820", "a@example.org", "4111 1111 1111 1111"] * 25
+    for between in ("\n", ", ", " " * 60):
+        assert masked(between.join(numbers)).count("[") == 100
+
+
 def test_only_what_is_asked_for_is_looked_for() -> None:
     text = "a@example.org and 4111 1111 1111 1111"
     assert masked(text, find=["card"]) == "a@example.org and [card]"
@@ -106,7 +113,7 @@ def test_route_names_the_local_experts_and_never_the_data() -> None:
 
 
 def test_more_numbers_than_can_be_checked_are_not_let_through() -> None:
-    verdict = pii(action="mask").before(body("+1" * 20_000))
+    verdict = pii(action="mask").before(body("+1" * 50_000))
     assert verdict.block is not None and "too many numbers" in verdict.block
 
 
