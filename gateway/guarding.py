@@ -91,16 +91,16 @@ def _applied(request: ChatRequest, verdict: Verdict, kind: str) -> ChatRequest:
         request = replace(request, heard=verdict.heard)
     if verdict.only is not None:
         wishes = request.wishes
-        allowed = _narrowed(wishes.allowed, verdict, kind, request.expert)
+        kept_to = _narrowed(wishes.kept_to, verdict, kind, request.expert)
         reason = f"guard {kind!r}: {verdict.reason}"
-        request = replace(request, wishes=replace(wishes, allowed=allowed, allowed_because=reason))
+        request = replace(request, wishes=replace(wishes, kept_to=kept_to, kept_because=reason))
     return request
 
 
-def _narrowed(allowed: frozenset[str] | None, verdict: Verdict, kind: str, expert: str | None) -> frozenset[str]:
+def _narrowed(kept_to: frozenset[str] | None, verdict: Verdict, kind: str, expert: str | None) -> frozenset[str]:
     """Who may answer still. A caller's own choice of another is refused: it is told whom to ask."""
     assert verdict.only is not None
-    left = verdict.only if allowed is None else allowed & verdict.only
+    left = verdict.only if kept_to is None else kept_to & verdict.only
     if expert is not None and expert not in left:
         there = ", ".join(sorted(left)) or "none"
         raise NoExpertFits(

@@ -282,8 +282,8 @@ class Router:
                 out[k] = "not in routing.only"
             elif spec.name in wishes.exclude:
                 out[k] = "in routing.exclude"
-            elif wishes.allowed is not None and spec.name not in wishes.allowed:
-                out[k] = wishes.allowed_because
+            elif wishes.kept_to is not None and spec.name not in wishes.kept_to:
+                out[k] = wishes.kept_because
             elif (unfit := self._unfit(spec, query)) is not None:
                 out[k] = unfit
             elif (wait_s := self._resting_s(spec.name)) > 0:

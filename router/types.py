@@ -81,8 +81,8 @@ class Wishes:
     max_latency_s: float | None = None
     only: frozenset[str] | None = None
     exclude: frozenset[str] = frozenset()
-    allowed: frozenset[str] | None = None  # by a guard, never by the caller
-    allowed_because: str = ""
+    kept_to: frozenset[str] | None = None  # by a guard, never by the caller
+    kept_because: str = ""
     policy: str | None = None
     session: str | None = (
         None  # the caller's name for the conversation, which then keeps its expert while that pays

@@ -58,11 +58,11 @@ def test_a_caller_who_names_another_expert_is_told_whom_to_ask(world: World) -> 
     assert not world.large.requests
 
 
-def test_no_wish_of_the_caller_sets_who_is_allowed(world: World) -> None:
+def test_no_wish_of_the_caller_sets_who_may_answer(world: World) -> None:
     gateway = guarded(world)
-    for routing in ({"allowed": ["large"]}, {"allowed_because": "me"}):
-        assert said(gateway, routing=routing).json()["error"]["message"].startswith("routing.allowed")
-    assert gateway.chat(headers={"x-pointsman-allowed": "large"}).status_code == 400
+    for routing in ({"kept_to": ["large"]}, {"kept_because": "me"}):
+        assert said(gateway, routing=routing).json()["error"]["message"].startswith("routing.kept_")
+    assert gateway.chat(headers={"x-pointsman-kept-to": "large"}).status_code == 400
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/completions"])
