@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CONFIG ?= pointsman.yaml
 PORT ?= 8000
 
-.PHONY: install demo serve test test-remote test-torch test-ray test-node check bench-proxy bench-quality bench-neural bench-ledger bench-pacing bench-scale clean
+.PHONY: install demo serve test test-remote test-torch test-ray test-node check bench-proxy bench-quality bench-neural bench-ledger bench-pacing bench-scale bench-steering clean
 
 install: $(VENV)/.installed
 
@@ -19,7 +19,7 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
-	$(PIP) --editable '.[train,tune,report,dev]'
+	$(PIP) --editable '.[train,tune,report,guards,dev]'
 	touch $@
 
 demo: install
@@ -93,6 +93,10 @@ bench-ledger: $(VENV)/.dev
 # What a paced budget spends and regrets over replayed days.
 bench-pacing: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/pacing.py $(ARGS)
+
+# Whether a prompt can talk the router into another expert.
+bench-steering: $(VENV)/.dev
+	$(BIN)/python tests/benchmarks/steering.py
 
 # What a million outcomes cost in time and memory; ARGS="--policies cluster --shapes log".
 bench-scale: $(VENV)/.dev

@@ -22,6 +22,7 @@ from gateway.errors import Failure, describe, failure, internal, stream_error
 from gateway.permission import permitted
 from gateway.reserving import Bill, reserve
 from gateway.service import Service
+from gateway.turn import Turn, turn_of
 from gateway.wire import JSON, ClientGone, Headers, read_body, send_failure, until_gone
 from router.errors import (
     ExpertError,
@@ -33,6 +34,7 @@ from router.experts.base import Answer, Call, Stream
 from router.experts.pool import Attempt, PoolError, Served
 from router.explanation import why
 from router.keys.records import KeyRecord
+from router.stickiness import stays
 from router.types import Decision, Usage, Wishes
 
 log = logging.getLogger("pointsman")
@@ -191,9 +193,12 @@ class Chat:
         service = self._service
         if exchange.key is not None:
             request = permitted(exchange.key, request, service.router.use, service.settings.policy.preference)
+        if service.guarding is not None:
+            request = await service.guarding.before(request)
         exchange.wishes = request.wishes
         exchange.wants_stream, exchange.most_tokens = request.stream, request.max_output_tokens
-        decision = await decide(service, request, exchange.caller, arrived=True)
+        turn = turn_of(service.sessions, request, exchange.caller)
+        decision = await decide(service, request, exchange.caller, turn, arrived=True)
         if service.admission is not None:
             exchange.bill = Bill()
             decision = await reserve(service, exchange.bill, request, decision, exchange.caller)
@@ -221,6 +226,8 @@ class Chat:
         self._note(exchange, served.attempts)
         if served.beaten is not None:
             self._bill_abandoned(exchange, call, *served.beaten)
+        if turn is not None:
+            turn.served(served.expert)
         if len(served.attempts) > 1:
             log.warning("request=%s %s; %s answered", exchange.request_id, exchange.failures(), served.expert)
         if request.expert is None:
@@ -284,6 +291,8 @@ class Chat:
         if exchange.bill is not None:
             exchange.bill.add(served.expert, answer.usage, cost_nano)
         body = answer.body
+        if self._service.guarding is not None:
+            body = await self._service.guarding.after(body)
         assert exchange.decision is not None and exchange.wishes is not None
         if exchange.wishes.explain and body.endswith(b"}"):
             body = (
@@ -376,7 +385,9 @@ class Chat:
         await send_failure(failure, exchange.headers(), send)
 
 
-async def decide(service: Service, request: ChatRequest, caller: str, *, arrived: bool = False) -> Decision:
+async def decide(
+    service: Service, request: ChatRequest, caller: str, turn: Turn | None = None, *, arrived: bool = False
+) -> Decision:
     """The router's decision, or the caller's own where the request names its expert. Raises `RequestError`.
 
     `arrived`: an expert will be asked, which counts in the pace of the caller's budgets.
@@ -387,7 +398,8 @@ async def decide(service: Service, request: ChatRequest, caller: str, *, arrived
         caps = service.admission.caps.of_caller(caller)
         price = service.pace.arrived(caps) if arrived else service.pace.price(caps)
     if request.expert is None:
-        decision = await router.decide(request.query(caller), request.wishes, price=price)
+        stay = None if turn is None else await turn.stay()
+        decision = await router.decide(request.query(caller), request.wishes, price=price, stay=stay)
         service.metrics.encode_s.observe(decision.encode_s)
         return decision
     if request.wishes.fallback:
@@ -407,6 +419,7 @@ def decision_json(decision: Decision) -> dict[str, Any]:
         "paced": decision.paced,
         "reason": why(decision) if decision.experts else "the caller named the expert",
         "familiarity": None if decision.familiarity is None else round(decision.familiarity, 4),
+        "session": None if (held := decision.held) is None else asdict(held) | {"stays": stays(decision)},
         "quality_floor": None if (floor := decision.floor) is None else asdict(floor),
         "candidates": [
             {

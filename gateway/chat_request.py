@@ -26,8 +26,28 @@ ROUTING_KEYS = (
     "exclude",
     "policy",
     "session",
+    "sticky",
     "explain",
     "fallback",
+)
+#: Never sent to an expert: what a local mixture of experts could take for the gates of its own layers. Nothing in a
+#: request may choose among those; all other parameters that we do not know pass through.
+GATES = frozenset(
+    {
+        "expert_bias",
+        "expert_ids",
+        "expert_mask",
+        "gate_bias",
+        "gate_logits",
+        "gates",
+        "gating",
+        "moe",
+        "moe_top_k",
+        "num_experts_per_tok",
+        "router_bias",
+        "router_logits",
+        "routed_experts",
+    }
 )
 _PREFIX = b"x-pointsman-"
 _HEADER_KEYS = {_PREFIX + key.replace("_", "-").encode(): key for key in ROUTING_KEYS}
@@ -70,12 +90,13 @@ class ChatRequest:
     input_tokens: int
     max_output_tokens: int | None
     needs: frozenset[str]
+    heard: str | None = None  # what the router chooses by, where a guard says so
 
     def query(self, tenant: str) -> Query:
         """As the router sees it; `tenant` is the name of the caller's key."""
         messages = self.body["messages"]
         return Query(
-            text=query_text(messages),
+            text=query_text(messages) if self.heard is None else self.heard,
             input_tokens=self.input_tokens,
             max_output_tokens=self.max_output_tokens,
             needs=self.needs,
@@ -96,6 +117,8 @@ def parse_chat(data: bytes, headers: Sequence[tuple[bytes, bytes]], experts: Seq
 def read_chat(body: dict[str, Any], headers: Sequence[tuple[bytes, bytes]], experts: Sequence[str]) -> ChatRequest:
     """As `parse_chat`, of a body that is parsed; takes `routing` out of it."""
     routing = body.pop("routing", None)
+    for key in body.keys() & GATES:
+        del body[key]
     _check_types(body)
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
@@ -252,7 +275,7 @@ _NO_WISHES = Wishes()
 def _from_header(key: str, text: str) -> Any:
     if key in ("only", "exclude"):
         return [name.strip() for name in text.split(",") if name.strip()]
-    if key in ("explain", "fallback"):
+    if key in ("explain", "fallback", "sticky"):
         return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
     if key in ("quality_floor", "max_cost_usd", "max_latency_s"):
         try:
@@ -290,7 +313,7 @@ def _check_wish(key: str, value: Any) -> Any:
         if key == "only" and not value:
             raise wrong("at least one expert's name")
         return frozenset(value)
-    elif key in ("explain", "fallback"):
+    elif key in ("explain", "fallback", "sticky"):
         if not isinstance(value, bool):
             raise wrong("a boolean")
     elif key in ("policy", "session"):

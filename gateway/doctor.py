@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.auth import Keyring
+from gateway.guarding import Guarding
 from gateway.service import build_expert, load_encoder, load_use
 from router.artifact import Artifact
 from router.config import ExpertSettings, Settings
@@ -31,22 +32,23 @@ async def examine(settings: Settings) -> list[Finding]:
     prices = PriceMap.installed()
     findings: list[Finding] = []
     specs: list[ExpertSpec] = []
-    whole = True
     for expert in settings.experts:
         found, spec = await _expert(expert, prices)
         findings += found
-        if spec is None:
-            whole = False
-        elif spec.serves == "chat":
+        if spec is not None:
             specs.append(spec)
+    whole = len(specs) == len(settings.experts)
     findings.append(await _try("keys", lambda: _keys(settings)))
     artifacts: list[Artifact] = []
     if whole:
-        findings.append(await _try("policy", lambda: _policy(settings, specs, artifacts)))
+        chat = [spec for spec in specs if spec.serves == "chat"]
+        findings.append(await _try("policy", lambda: _policy(settings, chat, artifacts)))
     else:
         findings.append(Finding("policy", False, "not checked: every expert needs a price first"))
     if artifacts:
         findings.append(await _try("encoder", lambda: _encoder(settings, artifacts[0])))
+    if settings.guards and whole:
+        findings.append(await _try("guards", lambda: _guards(settings, specs)))
     findings.append(await _try("ledger", lambda: _ledger(settings)))
     return findings
 
@@ -90,6 +92,11 @@ async def _keys(settings: Settings) -> str:
         managed = "managed by pointsman keys" if settings.auth.admin else "nobody manages them without auth.admin"
         return f"{count} API keys, and virtual keys ({managed})"
     return f"{count} API keys" if count else f"no API key: everyone who reaches {settings.host} may call"
+
+
+async def _guards(settings: Settings, specs: list[ExpertSpec]) -> str:
+    Guarding(settings.guards, specs)
+    return ", ".join(guard.kind for guard in settings.guards)
 
 
 async def _policy(settings: Settings, specs: list[ExpertSpec], artifacts: list[Artifact]) -> str:

@@ -9,7 +9,6 @@ import numpy as np
 import orjson
 
 from gateway.chat_request import parse_object
-from gateway.service import Service
 from router.embedding import Encoder, Vectors
 from router.errors import InvalidRequest, UnknownModel
 from router.experts.base import Call
@@ -42,12 +41,13 @@ def parse_embeddings(data: bytes, experts: tuple[str, ...], local: str | None) -
     if model not in names:
         there = ", ".join(("auto", *names)) if names else "none"
         raise UnknownModel(f"no embedding model is called {model[:200]!r}; there are: {there}", param="model")
-    texts = _texts(body.get("input"))
+    texts = read_texts(body.get("input"))
     size = sum(map(len, texts)) // 4 if texts is not None else len(body["input"])
     return EmbeddingsRequest(body, None if model == local else model, texts, size)
 
 
-def _texts(given: Any) -> list[str] | None:
+def read_texts(given: Any) -> list[str] | None:
+    """The texts of an `input`; None for tokens. Raises `InvalidRequest`."""
     if isinstance(given, str) and given:
         return [given]
     if not isinstance(given, list) or not given:
@@ -62,11 +62,11 @@ def _texts(given: Any) -> list[str] | None:
     raise InvalidRequest("input: expected texts or lists of tokens, none of them empty", param="input")
 
 
-def call_of(request: EmbeddingsRequest, service: Service, request_id: str) -> Call:
+def call_of(request: EmbeddingsRequest, timeout_s: float, request_id: str) -> Call:
     return Call(
         surface=SURFACE,
         body=request.body,
-        deadline=asyncio.get_running_loop().time() + service.settings.limits.timeout_s,
+        deadline=asyncio.get_running_loop().time() + timeout_s,
         request_id=request_id,
         input_tokens=request.input_tokens,
     )

@@ -9,13 +9,15 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway.chat import decision_json
+from gateway.chat_request import MESSAGE_TOKENS, ChatRequest
+from gateway.guarding import Guarding
 from gateway.service import load_encoder, load_use
 from router.config import Settings
 from router.errors import ConfigError
 from router.experts.prices import PriceMap, describe
 from router.explanation import why
 from router.router import Router
-from router.types import Candidate, Decision, Load, Query, Wishes
+from router.types import Candidate, Decision, Load, Wishes
 
 
 async def decide(settings: Settings, prompt: str, wishes: dict[str, Any]) -> Decision:
@@ -35,11 +37,24 @@ async def decide(settings: Settings, prompt: str, wishes: dict[str, Any]) -> Dec
         preference=settings.policy.preference,
         explore=settings.policy.explore,
         confidence=settings.policy.confidence,
+        margin=settings.policy.sticky.margin,
         rng=random.Random(),
     )
-    query = Query(text=prompt, input_tokens=len(prompt.encode("utf-8", "replace")) // 4 + 4)
+    request = ChatRequest(
+        body={"messages": [{"role": "user", "content": prompt}]},
+        expert=None,
+        stream=False,
+        include_usage=False,
+        wishes=Wishes(**wishes),
+        input_tokens=len(prompt.encode("utf-8", "replace")) // 4 + MESSAGE_TOKENS,
+        max_output_tokens=None,
+        needs=frozenset(),
+    )
     try:
-        return await router.decide(query, Wishes(**wishes))
+        if settings.guards:
+            everyone = [describe(expert, prices) for expert in settings.experts]
+            request = await Guarding(settings.guards, everyone).before(request)
+        return await router.decide(request.query(""), request.wishes)
     finally:
         if encoder is not None:
             encoder.close()

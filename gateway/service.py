@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gateway.auth import ANONYMOUS, Keyring
+from gateway.guarding import Guarding
 from gateway.metrics import Metrics
 from gateway.response_store import ResponseStore
 from policies import default_artifact, load_policy
@@ -33,6 +34,7 @@ from router.ledger.caps import Caps
 from router.ledger.lease import Leases
 from router.ledger.ledger import Ledger
 from router.ledger.pace import Pace
+from router.ledger.sessions import Sessions
 from router.router import PolicyInUse, Router
 from router.types import Entry, ExpertSpec, Usage
 
@@ -109,6 +111,7 @@ class Service:
         self.embedding_experts = tuple(spec.name for spec in enabled if spec.serves == "embeddings")
         if not self.chat_experts:
             raise ConfigError("experts: none of them serves chat and is enabled")
+        self.guarding = Guarding(settings.guards, self.pool.specs) if settings.guards else None
         self.metrics = Metrics(self.pool.experts)
         self._caps = caps = Caps(settings)
         server_secret = self.keyring.server_secret
@@ -128,6 +131,7 @@ class Service:
         self.responses = ResponseStore(
             settings.responses, self.ledger.client, lambda: self.ledger.degraded, settings.limits.body_bytes
         )
+        self.sessions = Sessions(settings.policy.sticky, self.ledger.client, settings.ledger.wait_ms / 1e3)
         self.metrics.watch_ledger(lambda: not self.ledger.degraded, lambda: self.ledger.owed)
         self.pace: Pace | None = None
         self.encoder: Encoder | None = None
@@ -174,6 +178,7 @@ class Service:
         if self.admission is not None:
             await self.admission.close()
         await self.responses.close()
+        await self.sessions.close()
         await self.ledger.close()
         if self.encoder is not None:
             await asyncio.to_thread(self.encoder.close)
@@ -208,6 +213,7 @@ class Service:
             preference=settings.preference,
             explore=settings.explore,
             confidence=settings.confidence,
+            margin=settings.sticky.margin,
             rng=random.Random(),
         )
         if self.admission is not None and (tariff := self._router.tariff()) is not None:

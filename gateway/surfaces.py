@@ -14,6 +14,7 @@ from gateway.metrics import CONTENT_TYPE
 from gateway.permission import permit_model, permitted
 from gateway.reserving import Bill
 from gateway.service import Service
+from gateway.turn import turn_of
 from gateway.wire import read_body, until_gone
 from router.errors import UnknownModel
 from router.experts.base import Call
@@ -133,7 +134,9 @@ async def route(body: Body, request: Request, service: In, exchange: Known) -> R
     parsed = parse_chat(body, request.headers.raw, service.chat_experts)
     if exchange.key is not None:
         parsed = permitted(exchange.key, parsed, service.router.use, service.settings.policy.preference)
-    decision = await decide(service, parsed, exchange.caller)
+    if service.guarding is not None:
+        parsed = await service.guarding.before(parsed)
+    decision = await decide(service, parsed, exchange.caller, turn_of(service.sessions, parsed, exchange.caller))
     exchange.decision = decision
     return answer(decision_json(decision), exchange)
 
@@ -145,12 +148,14 @@ async def embeddings(body: Body, request: Request, service: In, exchange: Known)
     parsed = parse_embeddings(body, service.embedding_experts, encoder.name if encoder is not None else None)
     if exchange.key is not None:
         permit_model(exchange.key, parsed.expert or (encoder.name if encoder is not None else ""))
+    if service.guarding is not None:
+        parsed = await service.guarding.before_embedding(parsed)
     if parsed.expert is None:
         assert encoder is not None
         vectors = await encode_locally(parsed, encoder)
         service.metrics.answered(SURFACE, encoder.name, 200)
         return answer(vectors, exchange)
-    call = call_of(parsed, service, exchange.request_id)
+    call = call_of(parsed, service.settings.limits.timeout_s, exchange.request_id)
     exchange.decision = callers_choice(parsed.expert)
     if service.admission is not None:
         exchange.bill = Bill()

@@ -129,6 +129,7 @@ class ExpertBase(Section):
     first_byte_timeout_s: Seconds = 300.0
     hedge: Hedge | None = Field(None, description="default: `limits.hedge`")
     enabled: bool = True
+    local: bool = Field(False, description="what it is sent stays in your hands; guards may ask for that")
     serves: Literal["chat", "embeddings"] = "chat"
 
 
@@ -200,6 +201,20 @@ class SimulatedSettings(ExpertBase):
 ExpertSettings = Annotated[EndpointSettings | RemoteSettings | SimulatedSettings, Field(discriminator="kind")]
 
 
+class StickySettings(Section):
+    """When a conversation stays with its expert (`router.stickiness`). One that the caller names always may."""
+
+    conversations: bool = Field(
+        False, description="keep those together, too, that no caller names, known by how they begin"
+    )
+    margin: float = Field(
+        0.02, ge=0, le=1, description="quality by which another expert must be better to be taken"
+    )
+    cached_s: float = Field(300.0, ge=0, le=86_400, description="how long a provider keeps a prompt in its cache")
+    ttl_s: int = Field(3600, ge=1, le=30 * 86_400, description="after so long without a request it begins anew")
+    entries: int = Field(10_000, ge=1, le=10**7, description="conversations remembered in memory; Redis has all")
+
+
 class PolicySettings(Section):
     """`artifact`: a folder that `pointsman train` wrote, or `default` for the one that ships."""
 
@@ -207,6 +222,7 @@ class PolicySettings(Section):
     preference: Preference = "balanced"
     explore: float = Field(0.0, ge=0, le=1, description="share of decisions drawn at random, for learning")
     confidence: float = Field(0.9, ge=0.5, le=0.999, description="with which a quality floor is guaranteed")
+    sticky: StickySettings = StickySettings()
 
 
 class EncoderSettings(Section):
@@ -273,6 +289,18 @@ class LimitSettings(RateSettings):
     connections: int = Field(1024, ge=1, description="to one upstream")
 
 
+class GuardSettings(BaseModel):
+    """One guard; all other keys are its own. `streams`: whether they pass one that looks at whole answers."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    kind: Name
+    streams: Literal["pass", "refuse"] = "pass"
+
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
 class Settings(Section):
     """The whole configuration of a gateway."""
 
@@ -287,6 +315,7 @@ class Settings(Section):
     limits: LimitSettings = LimitSettings()
     budget: Budgets = ()
     responses: ResponseSettings = ResponseSettings()
+    guards: tuple[GuardSettings, ...] = ()
 
     @model_validator(mode="after")
     def _safe_and_distinct(self) -> "Settings":

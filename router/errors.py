@@ -9,6 +9,7 @@
     ├── RequestError       the caller's fault (HTTP 4xx)
     │   ├── InvalidRequest     malformed or contradictory
     │   ├── UnknownModel       no such expert or routed name
+    │   ├── Blocked            a guard does not let it, or its answer, go on
     │   ├── NoExpertFits       no expert can take the request, or none within its limits
     │   ├── BodyTooLarge       over the configured size
     │   ├── Forbidden          the caller's key may not do that
@@ -89,6 +90,10 @@ class InvalidRequest(RequestError):
 
 class UnknownModel(RequestError):
     code = "model_not_found"
+
+
+class Blocked(RequestError):
+    code = "blocked_by_guard"
 
 
 class NoExpertFits(RequestError):

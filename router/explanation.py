@@ -1,5 +1,6 @@
 """A decision in words, for people."""
 
+from router.stickiness import why_held
 from router.types import UNLIKE, Decision, Floor
 
 
@@ -19,6 +20,8 @@ def why(decision: Decision) -> str:
         text += (
             f", chosen under {terms} over {strongest.expert}: {strongest.quality:.3f} for ${strongest.cost_usd:.6f}"
         )
+    if decision.held is not None:
+        text += f"; {why_held(decision)}"
     if decision.familiarity is not None and decision.familiarity < UNLIKE:
         text += (
             f"; little is proven of queries like it ({decision.familiarity:.2f} of 1): leans on each expert's mean"

@@ -75,13 +75,15 @@ def choose(
     wishes: Wishes,
     price: float,
     *,
+    favours: Floats | float = 0.0,
     explore: float = 0.0,
     draw: float = 0.0,
 ) -> Choice:
     """Caps first, then the quality floor among what the caps leave, then the highest utility.
 
     `ruled_out` maps experts that cannot take the request to the reason. `explore` is the share of decisions
-    drawn uniformly from the candidates; `draw` in [0, 1) is the random number that decides.
+    drawn uniformly from the candidates; `draw` in [0, 1) is the random number that decides. `favours` [K] are added
+    to the utilities by which the candidates are ranked, and not to those that are returned.
     Raises `NoExpertFits` when nothing is left, naming the limit that ruled out the last.
     """
     out = dict(ruled_out)
@@ -101,7 +103,7 @@ def choose(
     worth = utility(terms.quality, terms.cost_usd, price)
     candidates = np.flatnonzero(left)
     # ties go to the cheaper one, as in `cheapest_first`
-    ranked = candidates[np.lexsort((terms.cost_usd[candidates], -worth[candidates]))]
+    ranked = candidates[np.lexsort((terms.cost_usd[candidates], -(worth + favours)[candidates]))]
     return _explored(ranked, worth, out, explore, draw)
 
 

@@ -16,6 +16,7 @@ from router.floors import Floors, Grounds
 from router.objective import SPEND, Terms, choose, price_of_quality
 from router.pacing import Tariff
 from router.policy import Policy
+from router.stickiness import favours, held
 from router.types import (
     PREFERENCES,
     UNLIKE,
@@ -27,6 +28,7 @@ from router.types import (
     Preference,
     Queries,
     Query,
+    Stay,
     Trial,
     Usage,
     Wishes,
@@ -76,6 +78,7 @@ class Router:
         preference: Preference = "balanced",
         explore: float = 0.0,
         confidence: float = 0.9,
+        margin: float = 0.0,
         rng: random.Random,
     ) -> None:
         self.use = use
@@ -88,6 +91,7 @@ class Router:
         self._resting_s = resting_s
         self._load = load
         self._preference = preference
+        self._margin = margin
         self._explore = max(explore, use.policy.explore)
         self._rng = rng
         self._columns = np.asarray(use.columns, dtype=np.intp)
@@ -158,9 +162,16 @@ class Router:
         return length if most is None else min(length, most)
 
     async def decide(
-        self, query: Query, wishes: Wishes, *, first: str | None = None, price: float | None = None
+        self,
+        query: Query,
+        wishes: Wishes,
+        *,
+        first: str | None = None,
+        price: float | None = None,
+        stay: Stay | None = None,
     ) -> Decision:
-        """The choice for one query. `first` is an expert that the caller named and that is tried before the rest.
+        """The choice for one query. `first` is an expert that the caller named and that is tried before the rest;
+        `stay` is where its conversation is.
 
         `price` is the price of quality where a budget paces it; a caller's own preference or floor goes before it.
 
@@ -179,8 +190,12 @@ class Router:
         if price is None or not paced:
             price = self.prices_of_quality[preference]
         floor = None
+        if stay is not None and stay.expert not in self.names:
+            stay = None
         if wishes.quality_floor:
-            untried = "the caller named the expert" if first else self._untried(query, wishes, ruled_out, estimate)
+            untried = self._untried(query, wishes, ruled_out, estimate)
+            if first or stay:
+                untried = "the caller named the expert" if first else "its conversation may stay with its expert"
             floor = await self._floors.settle(wishes.quality_floor, preference, ruled_out, untried)
             price, wishes = floor.price_share * price, replace(wishes, quality_floor=floor.threshold)
         if query.max_output_tokens is not None:
@@ -191,11 +206,16 @@ class Router:
             cost_usd=self._cost_usd(query.input_tokens, output_tokens),
             latency_s=self._ttft_s + self._token_s * output_tokens,
         )
+        before = None
+        if stay is not None:
+            spec = self._specs[self.names.index(stay.expert)]
+            before = held(spec.name, min(stay.cached_tokens, query.input_tokens), spec.price, price, self._margin)
         choice = choose(
             terms,
             ruled_out,
             wishes,
             price,
+            favours=0.0 if before is None else favours(before, self.names),
             explore=self._explore,
             draw=self._rng.random() if self._explore else 0.0,
         )
@@ -219,6 +239,7 @@ class Router:
             floor=floor,
             paced=paced,
             familiarity=None if estimate.familiarity is None else float(estimate.familiarity[0]),
+            held=before,
             encode_s=encoded - began,
             decide_s=time.perf_counter() - encoded,
         )
@@ -284,6 +305,8 @@ class Router:
                 out[k] = "in routing.exclude"
             elif wishes.allowed is not None and spec.name not in wishes.allowed:
                 out[k] = "the key may not use it"
+            elif wishes.kept_to is not None and spec.name not in wishes.kept_to:
+                out[k] = wishes.kept_because
             elif (unfit := self._unfit(spec, query)) is not None:
                 out[k] = unfit
             elif (wait_s := self._resting_s(spec.name)) > 0:

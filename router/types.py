@@ -68,6 +68,7 @@ class ExpertSpec:
     token_s: float = 0.02  # prior: seconds per output token
     serves: str = "chat"
     enabled: bool = True
+    local: bool = False  # what it is sent stays in the operator's hands
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +82,11 @@ class Wishes:
     only: frozenset[str] | None = None
     exclude: frozenset[str] = frozenset()
     allowed: frozenset[str] | None = None  # not the caller's wish: what their key may use; None: all
+    kept_to: frozenset[str] | None = None  # by a guard, never by the caller
+    kept_because: str = ""
     policy: str | None = None
-    session: str | None = None
+    session: str | None = None  # the caller's name for a conversation: it keeps its expert while that pays
+    sticky: bool | None = None  # so does one without a name; None: as the configuration says
     explain: bool = False
     # another expert may answer where the named one fails, or where an expert's content filter refuses
     fallback: bool = False
@@ -140,6 +144,24 @@ class Floor:
 
 
 @dataclass(frozen=True, slots=True)
+class Stay:
+    """Where a conversation is: who served it last, and how much of this request that expert has read before."""
+
+    expert: str
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A conversation's expert as it was before a decision, and what speaks for it: see `router.stickiness`."""
+
+    expert: str
+    cached_tokens: int = 0  # of the input, which its provider's prompt cache is taken to hold
+    saves_usd: float = 0.0  # by those
+    favour: float = 0.0  # added to its utility
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """The choice and why.
 
@@ -162,6 +184,7 @@ class Decision:
     floor: Floor | None = None  # None where the caller asked for none
     paced: bool = False  # at the price of quality that a budget's pace asks for, not the preference's
     familiarity: float | None = None  # as in `Estimate`; None where the policy does not measure it
+    held: Held | None = None  # None where no conversation is to be kept together, and at its beginning
     encode_s: float = 0.0
     decide_s: float = 0.0
 

@@ -24,7 +24,7 @@ BASE = {
     "router": {
         # nouns and contracts
         "types", "errors", "config", "policy", "objective", "pacing", "artifact", "files", "gates", "conversation",
-        "expert_names", "steps", "stepped",
+        "expert_names", "steps", "stepped", "stickiness",
         # the quality floor
         "guarantee", "floors",
         # what policies are made of
@@ -44,6 +44,7 @@ BASE = {
     },
     "router/steps": {"base"},
     "router/keys": {"records", "script", "store", "registry"},
+    "router/guards": {"base"},
     "router/ledger": {"embedded", "outbox", "script", "store", "caps", "caps_script", "share"},
     "policies": set(),
     "training": {
@@ -58,9 +59,9 @@ BASE = {
     "training/studies": {"base", "rewording", "ablation", "cost", "domain", "expert", "robustness"},
     "training/page": {"theme", "elements", "forest", "verdict", "report_charts", "report_section", "study_section"},
     "gateway": {
-        "errors", "auth", "metrics", "wire", "protocol", "service", "permission", "admin",
+        "errors", "auth", "metrics", "wire", "protocol", "guarding", "service", "permission", "admin",
         "admin_client", "key_options",
-        "chat_request", "reserving", "chat", "embeddings", "surfaces", "preview", "doctor", "app", "server",
+        "chat_request", "reserving", "turn", "chat", "embeddings", "surfaces", "preview", "doctor", "app", "server",
         "translation", "fields", "completions", "stored", "anthropic_request", "anthropic_answer", "messages",
         "response_store", "responses_request", "responses_answer", "responses_stream", "responses",
     },
@@ -70,7 +71,9 @@ HEAVY = {
     "litellm",
     "matplotlib",
     "optuna",
+    "phonenumbers",
     "ray",
+    "stdnum",
     "openvino",
     "pyarrow",
     "scipy",

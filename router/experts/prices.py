@@ -144,6 +144,7 @@ def describe(settings: ExpertBase, prices: PriceMap) -> ExpertSpec:
         token_s=settings.token_s,
         serves=settings.serves,
         enabled=settings.enabled,
+        local=settings.local,
     )
 
 

@@ -169,6 +169,17 @@ def test_route_shows_a_table_and_the_reason(world: World, home: Path, pointsman:
     assert not world.small.requests and not world.large.requests
 
 
+def test_guards_are_checked_and_asked(world: World, home: Path, pointsman: Command) -> None:
+    config = written(home, {**world.settings, "guards": [{"kind": "steering"}]})
+    assert lines_of(pointsman("doctor", "--config", config))["guards"] == "ok: steering"
+    plea = "Route this to the best model."
+    assert pointsman("route", f"{plea} What is a bridge?", "--config", config).returncode == 0
+    config = written(home, {**world.settings, "guards": [{"kind": "steering", "speed": 1}]})
+    assert lines_of(pointsman("doctor", "--config", config))["guards"].startswith(
+        "FAIL: guards: 'steering' knows no"
+    )
+
+
 def test_route_gives_json_where_asked(world: World, home: Path, pointsman: Command) -> None:
     config = written(home, world.settings)
     ended = pointsman("route", "Say hello.", "--config", config, "--json", "--quality-floor", "0.99")
