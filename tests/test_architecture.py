@@ -57,7 +57,8 @@ BASE = {
     },
     "training/importers": {"base"},
     "training/studies": {"base", "rewording", "ablation", "cost", "domain", "expert", "robustness"},
-    "training/page": {"theme", "elements", "forest", "verdict", "report_charts", "report_section", "study_section"},
+    "training/page": {"theme", "elements", "forest", "verdict", "report_charts", "report_section", "study_section",
+                      "document"},
     "gateway": {
         "errors", "auth", "metrics", "wire", "protocol", "guarding", "service", "permission", "admin",
         "admin_client", "key_options",

@@ -48,6 +48,9 @@ Found = list[tuple["Contender", Mapping[str, Any]]]
 )
 @JSON
 @click.option(
+    "--report", "page", type=click.Path(path_type=Path), help="One HTML file; its charts beside it as PNG."
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path),
     help="The folder that keeps each finished result, so that a run goes on where it was cut off. "
@@ -63,6 +66,7 @@ def compare(
     cluster: str | None,
     assure: bool,
     json_out: Path | None,
+    page: Path | None,
     out: Path | None,
 ) -> None:
     """Trains many policies on the same rows and judges them on the same held-out ones, each table by itself."""
@@ -74,7 +78,11 @@ def compare(
     from training.run_folder import RunFolder
     from training.standings import show
 
-    apart(paths, json=json_out)
+    apart(paths, json=json_out, report=page)
+    if page is not None:
+        from training.page.document import check_page
+
+        check_page(page)
     console = Console(stderr=True)
     wanted = _contenders(policies, settings, _seeds(seeds))
     folder = RunFolder.opened(out or user_cache() / "compared")
@@ -105,6 +113,12 @@ def compare(
         note(console, f"left out: {name}: {reason}")
     card = {"policies": sorted({c.name for c in wanted}), "left_out": failed, "results": str(folder.folder)}
     write_json(json_out, {**card, "comparisons": [asdict(comparison) for comparison in comparisons]})
+    if page is not None and comparisons:
+        from training.page.comparison_page import comparison_page
+        from training.page.document import written
+
+        charts = written(*comparison_page(comparisons, [f"{name}: {why}" for name, why in failed.items()]), page)
+        note(console, f"wrote {page} and, in {charts}, its charts")
     if policies is not None:
         _refuse_failures(policies, failed)
     if not comparisons:

@@ -36,7 +36,7 @@ def show(
         _section(_called(comparison, names or {}), table)
     console.print(table)
     for comparison in comparisons:
-        line = f"{comparison.dataset}: {verdict(_called(comparison, names or {}))}"
+        line = f"{comparison.dataset}: {told(_called(comparison, names or {}))}"
         console.print(line, highlight=False, markup=False)
     console.print(f"{LEGEND} {CAUTION}" if caution else LEGEND, highlight=False)
 
@@ -77,7 +77,7 @@ def _short(number: float) -> str:
     return f"{number:+.3f}".replace("0.", ".", 1) if abs(number) < 1 else f"{number:+.3f}"
 
 
-def verdict(comparison: Comparison) -> str:
+def told(comparison: Comparison) -> str:
     """Who beats the static mix beyond doubt, who is level with the first, and what always one model would do."""
     best = comparison.best
     single = f"; best single: {best.expert}, {best.quality:.4f} for {best.cost_usd:.3g} USD" if best else ""

@@ -168,3 +168,21 @@ def test_a_table_on_which_nothing_can_be_judged_is_left_out_of_the_mean(
     content, said = compared("--data", other)
     assert [comparison["dataset"] for comparison in content["comparisons"]] == ["outcomes"]
     assert "left out: static on other: the tables hold one model only, 'cheap'" in " ".join(said.split())
+
+
+def test_a_comparison_is_a_page_too(
+    compared: Callable[..., Any], run: Callable[..., Result], data: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    page = tmp_path / "side-by-side.html"
+    content, said = compared("--policies", "cluster,static", "--report", page)
+    html = page.read_text()
+    assert "2 policies compared" in html
+    for standing in content["comparisons"][0]["standings"]:
+        assert f"<td>{standing['policy']}</td>" in html.replace('<td class="first">', "<td>")
+        assert f"{standing['brier']:.3f}" in html
+    assert not any(mark in html for mark in ("http://", "https://", "src="))
+    assert [chart.suffix for chart in (tmp_path / "side-by-side_files").iterdir()] == [".png"]
+    assert str(page) in said
+    with pytest.raises(DataError, match=r"ends in \.html"):
+        run(compare, "--data", data, "--out", tmp_path / "kept", "--report", tmp_path / "page.pdf")

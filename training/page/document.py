@@ -47,7 +47,11 @@ def check_page(path: Path) -> None:
 
 def write_page(document: Document, path: Path) -> Path:
     """Writes the page, and its charts into a folder beside it, which is returned. Raises `DataError`."""
-    html, charts = page(document)
+    return written(*page(document), path)
+
+
+def written(html: str, charts: Sequence[Chart], path: Path) -> Path:
+    """Writes a page, and its charts into a folder beside it, which is returned. Raises `DataError`."""
     folder = path.with_name(f"{path.stem}_files")
     try:
         folder.mkdir(exist_ok=True)
@@ -73,13 +77,18 @@ def page(document: Document) -> tuple[str, list[Chart]]:
         parts.append(found)
         charts += more
     parts.append(_explained(document))
+    return framed(f"{document.policy}: report", parts), charts
+
+
+def framed(name: str, parts: Sequence[Html]) -> str:
+    """The whole HTML of a page that is called so."""
     style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
-    title = tag("title", f"{document.policy}: report")
+    title = tag("title", name)
     start = '<!doctype html><html lang="en"><head><meta charset="utf-8">'
     start += '<meta name="viewport" content="width=device-width,initial-scale=1">'
     start += '<meta name="color-scheme" content="light dark">'
     body = tag("body", tag("main", joined(*parts)))
-    return f"{start}{title}<style>{variables()}{style}</style></head>{body}</html>\n", charts
+    return f"{start}{title}<style>{variables()}{style}</style></head>{body}</html>\n"
 
 
 def _names(reports: Sequence[Report]) -> list[str]:
