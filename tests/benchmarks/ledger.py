@@ -274,8 +274,7 @@ async def limits_part(options: argparse.Namespace) -> list[Figure]:
         starts = [second / 2 for second in range(int(2 * (options.limits_s - 60)))]
         windows = [sum(start <= at < start + 60 for at in times) for start in starts]
         most = max(windows)
-        over = [times[k] - times[0] for k in range(len(times)) if k and k % rate == 0]
-        kept = 60 * len(over) / over[-1] if over else 0.0  # by when the first of each next `rate` came
+        kept = sum(at < times[0] + 120 for at in times) / (2 * rate)
         name = f"limit of {rate} a minute, {replicas} replica{'s' if replicas > 1 else ''}"
         figures += [
             judged(Figure(f"{name}: most in any minute, of the limit", most / rate, goal="<= 1.01")),
