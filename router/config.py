@@ -241,6 +241,9 @@ class LedgerSettings(Section):
     url: str = Field("embedded", pattern=r"^(embedded|rediss?://.+|unix://.+)$")
     password: Secret | None = None
     data_dir: Path | None = Field(None, description="of the embedded server; default: the user's data directory")
+    spool_dir: Path | None = Field(
+        None, description="what is owed while Redis is away; default: the data directory"
+    )
     half_life_s: Seconds = 300.0
     flush_ms: float = Field(5.0, ge=1, le=1000)
     wait_ms: float = Field(5.0, gt=0, le=1000, description="for limits and budgets; then from memory")

@@ -13,8 +13,9 @@ Keys, all under one hash tag so that the script's step stays in one slot of a cl
     pointsman:{ledger}:replica:ID    the last batch taken from this replica; forgotten after a week of silence
 
 While Redis is away the entries are summed per expert in memory and written when it is back, each exactly once: see
-`router.ledger.outbox`. What is in memory when the process dies is lost, at most `flush_ms` worth of entries while
-Redis answers.
+`router.ledger.outbox`. What is owed is also kept in a file (`router.ledger.spool`), about once a second, and
+written by the next replica with that folder should this one be killed. What is in neither is lost with the process:
+about a second's entries while Redis is away, `flush_ms` worth while it answers.
 """
 
 import asyncio
@@ -26,8 +27,9 @@ from typing import TYPE_CHECKING
 
 from router.config import LedgerSettings
 from router.errors import LedgerError, PointsmanError
-from router.ledger.embedded import EmbeddedServer
+from router.ledger.embedded import EmbeddedServer, default_data_dir
 from router.ledger.outbox import Outbox
+from router.ledger.spool import Spool
 from router.ledger.store import Forgotten, Store, Unreachable, connect, masked
 from router.types import Entry, Load
 
@@ -38,6 +40,7 @@ HEARTBEAT_S = 1.0
 RETRY_FIRST_S = 0.1
 RETRY_MOST_S = 0.4
 CLOSE_TIMEOUT_S = 2.0
+SPOOL_S = 0.25
 #: Entries that wait as objects; more are summed on the spot, so that memory stays bounded whatever the writer does.
 INBOX_MOST = 256
 #: Writing takes at most one part in so many of the time: on a busy loop the batches grow instead.
@@ -72,6 +75,9 @@ class Ledger:
         self._loads: dict[str, Load] = {}
         self._store: Store | None = None
         self._reason: str | None = None
+        self._spool: Spool | None = None
+        self._spooled_at = float("-inf")
+        self._unspooled = False
         self._wake = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
         self._closing = False
@@ -86,11 +92,13 @@ class Ledger:
         answer is no error: the ledger opens degraded and goes on trying, since a gateway must be able to
         restart while Redis is away.
         """
+        self._spool = self._opened_spool()
         try:
             if self._server:
                 await self._server.open()
             self._store = self._connect()
             await self._read()
+            await self._adopt()
         except PointsmanError as error:
             if self._server or not isinstance(error, Unreachable):
                 await self._let_go()
@@ -109,7 +117,10 @@ class Ledger:
             await asyncio.wait({self._writer})
             self._writer = None
         if self.owed:
-            log.warning("ledger: closed with %d entries that were never written", self.owed)
+            await self._keep()
+            log.warning("ledger: closed with %d entries that are not written; they are in the spool", self.owed)
+        if self._spool is not None:
+            self._spool.close()
         await self._let_go()
 
     def record(self, entry: Entry) -> None:
@@ -161,8 +172,19 @@ class Ledger:
         password = settings.password.read("ledger.password") if settings.password else None
         return connect(url, None if self._server else password)
 
-    def _connect(self) -> Store:
-        return Store(self.client(), self._where, self._replica, self._settings.half_life_s)
+    def _opened_spool(self) -> Spool | None:
+        settings = self._settings
+        try:
+            folder = settings.spool_dir or (settings.data_dir or default_data_dir()) / "spool"
+        except LedgerError:  # a shared Redis needs no home
+            log.warning(
+                "ledger: what is owed is kept in memory only; set ledger.spool_dir to keep it in a file too"
+            )
+            return None
+        return Spool(folder.expanduser(), str(self._server.folder) if self._server else self._where, self._replica)
+
+    def _connect(self, replica: str | None = None) -> Store:
+        return Store(self.client(), self._where, replica or self._replica, self._settings.half_life_s)
 
     async def _let_go(self) -> None:
         if self._store:
@@ -183,12 +205,13 @@ class Ledger:
                 await self._write()
             except PointsmanError as error:
                 self._failed(error)
+                await self._keep()
                 retry_s = min(retry_s * 2, RETRY_MOST_S)
             except Forgotten as error:
                 log.warning("ledger: %s came back without the last writes; they are repeated", self._where)
                 self._outbox.forgotten(error.known)
             else:
-                self._worked()
+                await self._worked()
                 retry_s = RETRY_FIRST_S
 
     async def _until_due(self) -> None:
@@ -244,10 +267,45 @@ class Ledger:
             log.warning("ledger: %s; until that is mended, what is recorded waits in memory", error)
         self._reason = str(error)
 
-    def _worked(self) -> None:
+    async def _worked(self) -> None:
         if self._reason is not None:
             log.warning("ledger: %s is back, and has what it was owed", self._where)
             self._reason = None
+            if self._spool is not None:
+                await asyncio.to_thread(self._spool.clear)
+            await self._adopt()
+
+    async def _keep(self) -> None:
+        """What is owed is put into the spool, at most four times a second."""
+        self._collect()
+        owed, now = self._outbox.all_owed(), time.monotonic()
+        if self._spool is None or not owed or (now < self._spooled_at + SPOOL_S and not self._closing):
+            return
+        self._spooled_at = now
+        try:
+            await asyncio.to_thread(self._spool.keep, owed, now)
+        except OSError as error:
+            if not self._unspooled:
+                log.warning(
+                    "ledger: what is owed cannot be kept in a file (%s); it waits in memory", error.strerror
+                )
+            self._unspooled = True
+
+    async def _adopt(self) -> None:
+        """Writes what replicas that are gone still owe. Raises `LedgerError`; what is left stays in the spool."""
+        if self._spool is None:
+            return
+        try:
+            for orphan in self._spool.orphans():
+                store = self._connect(orphan.replica)
+                try:
+                    for batch in orphan.batches:
+                        await store.write(batch, 0, max(time.time() - batch.made_at, 0.0))
+                finally:
+                    await store.close()
+                log.warning("ledger: a replica that is gone owed %d batches; they are written", len(orphan.batches))
+        except OSError as error:
+            log.warning("ledger: the spool cannot be read: %s", error.strerror)
 
     def _writer_ended(self, task: asyncio.Task[None]) -> None:
         # our own bug, if at all: it must show in readiness, not only in asyncio's log

@@ -115,6 +115,11 @@ class Outbox:
             return owed[-1]
         return self._cut() if self._tallies else None
 
+    def all_owed(self) -> list[Batch]:
+        """Oldest first; what is not yet cut as the batch that it would be now."""
+        owed = list(self._owed_batches())[::-1]
+        return [*owed, self._as_batch(self._last + 1)] if self._tallies else owed
+
     def taken(self, batch: Batch, now: float) -> None:
         """Redis has this batch; what it took more than KEEP_S ago is now safe."""
         self._taken = self.base = batch.number
@@ -147,11 +152,14 @@ class Outbox:
 
     def _cut(self) -> Batch:
         self._last += 1
-        rows = [
-            [expert, *(getattr(tally, column) for column in COLUMNS)] for expert, tally in self._tallies.items()
-        ]
-        batch = Batch(self._last, self._tallied_at, self._tallied, tuple(self._tallies), orjson.dumps(rows))
+        batch = self._as_batch(self._last)
         self._batches.append(batch)
         self._tallies = {}
         self._tallied = 0
         return batch
+
+    def _as_batch(self, number: int) -> Batch:
+        rows = [
+            [expert, *(getattr(tally, column) for column in COLUMNS)] for expert, tally in self._tallies.items()
+        ]
+        return Batch(number, self._tallied_at, self._tallied, tuple(self._tallies), orjson.dumps(rows))

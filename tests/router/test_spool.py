@@ -1,0 +1,159 @@
+"""What a killed replica owed is written by the next one, once."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from redis_process import RedisProcess
+
+from router.config import LedgerSettings
+from router.ledger.ledger import Ledger
+from router.ledger.spool import Spool
+from router.types import Entry, Usage
+
+ROOT = Path(__file__).parents[2]
+#: Opens a ledger, waits for a line, records as many entries as it says, and waits to be killed.
+REPLICA = """
+import asyncio, sys
+from pathlib import Path
+from router.config import LedgerSettings
+from router.ledger.ledger import Ledger
+from router.types import Entry, Usage
+
+async def main(url, folder):
+    ledger = Ledger(LedgerSettings(url=url, spool_dir=Path(folder)))
+    await ledger.open()
+    print("open", flush=True)
+    count = int(await asyncio.to_thread(sys.stdin.readline))
+    for _ in range(count):
+        ledger.record(Entry("a", True, Usage(10, 5), cost_nano=1_000_003))
+    await asyncio.sleep(600)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+def start(url: str, folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", REPLICA, url, str(folder)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "open\n"
+    return process
+
+
+def record(process: subprocess.Popen[str], count: int) -> None:
+    assert process.stdin is not None
+    process.stdin.write(f"{count}\n")
+    process.stdin.flush()
+
+
+def spooled(folder: Path, entries: int) -> bool:
+    """Whether the files hold that many."""
+    found = 0
+    for path in files(folder):
+        if batches := Spool(folder, "", "")._read(path):
+            found += sum(batch.entries for batch in batches)
+    return found == entries
+
+
+def files(folder: Path, pattern: str = "*/*.json") -> list[Path]:
+    return list(folder.glob(pattern))
+
+
+async def until_spooled(folder: Path, entries: int) -> None:
+    deadline = time.monotonic() + 20
+    while not spooled(folder, entries):
+        assert time.monotonic() < deadline, "it was never kept"
+        await asyncio.sleep(0.02)
+
+
+async def requests(ledger: Ledger) -> tuple[int, int]:
+    found = (await ledger.snapshot()).get("a")
+    return (found.requests, found.cost_nano) if found else (0, 0)
+
+
+async def test_what_two_killed_replicas_owed_is_written_by_the_next_and_once(
+    redis_process: RedisProcess, tmp_path: Path
+) -> None:
+    killed = [start(redis_process.url, tmp_path) for _ in range(2)]
+    redis_process.kill()
+    for process in killed:
+        record(process, 500)
+    await until_spooled(tmp_path, 1000)
+    for process in killed:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    redis_process.start()
+    settings = LedgerSettings(url=redis_process.url, spool_dir=tmp_path)
+    both = [Ledger(settings) for _ in range(2)]
+    await asyncio.gather(*(one.open() for one in both))
+    try:
+        assert await requests(both[0]) == (1000, 1000 * 1_000_003)
+        assert not files(tmp_path, "*/*")
+    finally:
+        for one in both:
+            await one.close()
+
+
+async def test_a_living_replicas_file_is_left_to_it(redis_process: RedisProcess, tmp_path: Path) -> None:
+    living = start(redis_process.url, tmp_path)
+    redis_process.freeze()
+    record(living, 50)
+    await until_spooled(tmp_path, 50)
+    redis_process.thaw()
+    other = Ledger(LedgerSettings(url=redis_process.url, spool_dir=tmp_path))
+    await other.open()
+    try:
+        deadline = time.monotonic() + 20
+        while await requests(other) != (50, 50 * 1_000_003):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        while files(tmp_path):
+            assert time.monotonic() < deadline, "what is written is not owed any more"
+            await asyncio.sleep(0.05)
+    finally:
+        living.kill()
+        living.wait()
+        await other.close()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b'{"format": 1, "batches": [[1]]}', b'{"format": 99, "batches": []}']
+)
+async def test_a_damaged_or_foreign_file_is_left_out_with_a_word(
+    redis_process: RedisProcess, tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = start(redis_process.url, tmp_path)
+    redis_process.kill()
+    record(process, 3)
+    await until_spooled(tmp_path, 3)
+    process.kill()
+    process.wait()
+    (path,) = files(tmp_path)
+    path.write_bytes(content)
+    redis_process.start()
+    ledger = Ledger(LedgerSettings(url=redis_process.url, spool_dir=tmp_path))
+    await ledger.open()
+    ledger.record(Entry("a", True, Usage(1, 1), cost_nano=7))
+    await ledger.close()
+    assert "cannot be read" in caplog.text
+
+
+async def test_a_ledger_that_closes_while_redis_is_away_leaves_what_it_owes(
+    redis_process: RedisProcess, tmp_path: Path
+) -> None:
+    settings = LedgerSettings(url=redis_process.url, spool_dir=tmp_path)
+    first = Ledger(settings)
+    await first.open()
+    redis_process.kill()
+    first.record(Entry("a", True, Usage(1, 1), cost_nano=7))
+    await first.close()
+    redis_process.start()
+    second = Ledger(settings)
+    await second.open()
+    assert await requests(second) == (1, 7)
+    await second.close()
