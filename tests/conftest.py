@@ -15,6 +15,13 @@ from router.ledger.embedded import find_server
 pytest_plugins = ["serving"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_home_is_touched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def redis_binary() -> Path:
     """A server to test with: without one the tests skip on a laptop, and fail in CI."""

@@ -76,6 +76,8 @@ class Spool:
                     self._folder.joinpath(f"{self._replica}.lock").unlink(missing_ok=True)
             self._lock.close()
             self._lock = None
+            with suppress(OSError):  # the last one clears up
+                self._folder.rmdir()
 
     def orphans(self) -> Iterator[Orphan]:
         """Those of replicas that are gone, one at a time; each is removed once the caller asks for the next."""
