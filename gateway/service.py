@@ -29,6 +29,7 @@ from router.keys.office import KeyOffice
 from router.keys.registry import Book, KeyRegistry
 from router.ledger.admission import Admission
 from router.ledger.caps import Caps
+from router.ledger.decisions import Decisions
 from router.ledger.lease import Leases
 from router.ledger.ledger import Ledger
 from router.router import PolicyInUse, Router
@@ -123,6 +124,10 @@ class Service:
             else None
         )
         self.office: KeyOffice | None = None
+        #: None where no decisions are logged.
+        self.decisions = Decisions(settings.decisions, self.ledger.client) if settings.decisions else None
+        if (logged := self.decisions) is not None:
+            self.metrics.watch_decisions(lambda: logged.owed, lambda: logged.dropped)
         self.metrics.watch_ledger(lambda: not self.ledger.degraded, lambda: self.ledger.owed)
         self.encoder: Encoder | None = None
         self.ready = False
@@ -154,6 +159,8 @@ class Service:
             raise
         if self.admission is not None:
             await self.admission.open()
+        if self.decisions is not None:
+            self.decisions.open()
         if self.registry is not None:
             reserved = {key.name for key in self.settings.auth.keys} | {ANONYMOUS}
             self.office = KeyOffice(self.registry, self.keyring.server_secret, self.models(), reserved)
@@ -165,6 +172,8 @@ class Service:
         if self.registry is not None:
             await self.registry.close()
         await self.leases.close()
+        if self.decisions is not None:
+            await self.decisions.close()
         if self.admission is not None:
             await self.admission.close()
         await self.ledger.close()

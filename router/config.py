@@ -227,6 +227,16 @@ class LedgerSettings(Section):
     wait_ms: float = Field(5.0, gt=0, le=1000, description="for limits and budgets; then from memory")
 
 
+class DecisionSettings(Section):
+    """The decision log; without this section there is none."""
+
+    folder: str = Field(min_length=1, description="of the Parquet files: a local folder or any fsspec URL")
+    prompt: Literal["none", "embedding", "hash", "full"] = Field("embedding", description="what is kept of it")
+    rotate_rows: int = Field(10_000, ge=1, le=1_000_000, description="rows of one file at most")
+    rotate_s: Seconds = Field(300.0, description="after which a smaller file is written")
+    stream_rows: int = Field(100_000, ge=1, le=10**8, description="that may wait in Redis; later ones are dropped")
+
+
 class KeySettings(Secret):
     """One API key that callers may use; `name` is what logs and metrics call it."""
 
@@ -272,6 +282,7 @@ class Settings(Section):
     policy: PolicySettings = PolicySettings()
     encoder: EncoderSettings = EncoderSettings()
     ledger: LedgerSettings = LedgerSettings()
+    decisions: DecisionSettings | None = None
     auth: AuthSettings = AuthSettings()
     limits: LimitSettings = LimitSettings()
     budget: Budgets = ()

@@ -202,6 +202,7 @@ class Router:
             ruled_out={names[k]: reason for k, reason in choice.ruled_out.items()},
             floor=floor,
             familiarity=None if estimate.familiarity is None else float(estimate.familiarity[0]),
+            vector=None if self._encoder is None else queries.embeddings[0],
             encode_s=encoded - began,
             decide_s=time.perf_counter() - encoded,
         )

@@ -161,6 +161,7 @@ class Decision:
     ruled_out: dict[str, str]
     floor: Floor | None = None  # None where the caller asked for none
     familiarity: float | None = None  # as in `Estimate`; None where the policy does not measure it
+    vector: Floats | None = None  # [d], the query's; None where no policy read it
     encode_s: float = 0.0
     decide_s: float = 0.0
 

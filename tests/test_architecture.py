@@ -44,7 +44,9 @@ BASE = {
     },
     "router/steps": {"base"},
     "router/keys": {"records", "script", "store", "registry"},
-    "router/ledger": {"embedded", "outbox", "script", "store", "caps", "caps_script", "share"},
+    "router/ledger": {"embedded", "outbox", "script", "store", "caps", "caps_script", "share",
+        "decision_rows", "decision_stream",
+    },
     "policies": set(),
     "training": {
         "interval", "metrics", "reliability", "report", "resamples", "slices", "evaluation",  # figures and reports
@@ -60,8 +62,8 @@ BASE = {
     "gateway": {
         "errors", "auth", "metrics", "wire", "protocol", "service", "permission", "admin",
         "admin_client", "key_options",
-        "chat_request", "reserving", "chat", "embeddings", "surfaces", "preview", "doctor", "app", "server",
-        "translation", "completions", "anthropic_request", "anthropic_answer", "messages",
+        "chat_request", "decision_row", "reserving", "chat", "embeddings", "surfaces", "preview", "doctor",
+        "app", "server", "translation", "completions", "anthropic_request", "anthropic_answer", "messages",
     },
 }  # fmt: skip
 #: Costs seconds or is an extra: imported by the function that needs it, never at the top of a module.
