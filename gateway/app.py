@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from gateway import admin
+from gateway import admin, feedback
 from gateway.chat import Chat, Exchange
 from gateway.completions import Completions
 from gateway.errors import Failure, describe, failure, internal
@@ -26,7 +26,7 @@ log = logging.getLogger("pointsman")
 CHAT_PATH = "/v1/chat/completions"
 MESSAGES_PATH = "/v1/messages"
 COMPLETIONS_PATH = "/v1/completions"
-SURFACES = ("embeddings", "route", "models")  # whose failures are counted
+SURFACES = ("embeddings", "route", "models", "feedback")  # whose failures are counted
 
 
 class Application(FastAPI):
@@ -67,6 +67,7 @@ def create_app(settings: Settings) -> Application:
         COMPLETIONS_PATH: Translated(service, Completions),
     }
     app.include_router(api)
+    app.include_router(feedback.api)
     app.include_router(admin.api if settings.auth.admin else admin.off)
     app.add_exception_handler(PointsmanError, _ours)
     app.add_exception_handler(PoolError, _ours)

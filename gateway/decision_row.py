@@ -48,6 +48,7 @@ class Outcome:
         drawn = next((c.propensity for c in candidates if c.expert == chosen == self.expert), 0.0)
         text = self.request.query(caller).text if keep in ("full", "hash") else ""
         return {
+            "kind": "decision",
             "decision_id": decision.id,
             "request_id": request_id,
             "at": self.at,

@@ -234,6 +234,7 @@ class DecisionSettings(Section):
     prompt: Literal["none", "embedding", "hash", "full"] = Field("embedding", description="what is kept of it")
     rotate_rows: int = Field(10_000, ge=1, le=1_000_000, description="rows of one file at most")
     rotate_s: Seconds = Field(300.0, description="after which a smaller file is written")
+    known_s: float = Field(604_800.0, ge=1, le=31_536_000, description="in which feedback to one is taken")
     stream_rows: int = Field(100_000, ge=1, le=10**8, description="that may wait in Redis; later ones are dropped")
 
 

@@ -62,8 +62,9 @@ BASE = {
     "gateway": {
         "errors", "auth", "metrics", "wire", "protocol", "service", "permission", "admin",
         "admin_client", "key_options",
-        "chat_request", "decision_row", "reserving", "chat", "embeddings", "surfaces", "preview", "doctor",
-        "app", "server", "translation", "completions", "anthropic_request", "anthropic_answer", "messages",
+        "chat_request", "decision_row", "feedback", "reserving", "chat", "embeddings", "surfaces", "preview",
+        "doctor", "app", "server", "translation", "completions", "anthropic_request", "anthropic_answer",
+        "messages",
     },
 }  # fmt: skip
 #: Costs seconds or is an extra: imported by the function that needs it, never at the top of a module.

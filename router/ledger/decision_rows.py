@@ -24,11 +24,11 @@ Row = dict[str, Any]
 Ending = Literal["ok", "failed", "cut", "gone"]
 
 TEXTS = (
-    *("decision_id", "request_id", "caller", "key_id", "team", "policy", "preference", "wishes"),
+    *("kind", "decision_id", "request_id", "caller", "key_id", "team", "policy", "preference", "wishes"),
     *("chosen", "expert", "ended", "prompt", "prompt_hash", "domain"),
 )
 COUNTS = ("input_tokens", "cached_tokens", "output_tokens", "cost_nano")
-FIGURES = ("at", "propensity", "cost_usd", "ttft_s", "latency_s")
+FIGURES = ("at", "score", "propensity", "cost_usd", "ttft_s", "latency_s")
 FLAGS = ("ok", "streamed", "estimated")
 
 

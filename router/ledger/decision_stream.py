@@ -4,12 +4,13 @@ pointsman:{decisions}:stream       the rows as JSON, oldest first, at most so ma
 pointsman:{decisions}:dropped      how many were
 pointsman:{decisions}:replica:ID   the last batch taken from this replica; forgotten after a week of silence
 pointsman:{decisions}:fence        counts the writers that there have been
+pointsman:{decisions}:known:ID     whose the decision is, for as long as it may be rated
 pointsman:{decisions}:lease        the number of the one that may write now
 pointsman:{decisions}:range        `FIRST LAST COUNT`: what is being written; until it is acknowledged no
                                    other range is, so that a crash in between writes the same file again
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,19 @@ class DecisionStream:
         """Appends a batch once, however often it is sent; returns how many rows found no room."""
         keys = [STREAM, f"{PREFIX}replica:{replica}", DROPPED]
         return int(await self._run(_ADD, keys, [number, MARKER_LIFE_S, most, *rows]))
+
+    async def remember(self, owners: Mapping[str, str], for_s: float) -> None:
+        """Whose the decisions are; may be repeated."""
+        pipe = self._client.pipeline(transaction=False)
+        for decision, owner in owners.items():
+            pipe.set(f"{PREFIX}known:{decision}", owner, px=int(for_s * 1000))
+        async with answering(self._where):
+            await pipe.execute()
+
+    async def owner(self, decision: str) -> str | None:
+        async with answering(self._where):
+            found = await self._client.get(f"{PREFIX}known:{decision}")
+        return None if found is None else str(found.decode())
 
     async def take(self, fence: int) -> int:
         """Becomes or stays the writer: its number, 0 while another one is. `fence`: its last number, or 0."""

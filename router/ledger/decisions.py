@@ -40,6 +40,7 @@ class Decisions:
         self._replica = uuid.uuid4().hex
         self._rows: list[Row] = []
         self._batch: list[bytes] = []  # numbered, and not known to be in Redis
+        self._owners: dict[str, str] = {}  # of the decisions in the batch
         self._number = 0
         self._fence = 0
         self._wake = asyncio.Event()
@@ -81,6 +82,15 @@ class Decisions:
         if not self._wake.is_set():
             self._wake.set()
 
+    async def owner(self, decision: str) -> str | None:
+        """The key's id, or the caller's name, whose decision it is; None: unknown. Raises `LedgerError`."""
+        assert self._stream is not None
+        found = await self._stream.owner(decision)
+        if found is None:  # it may be on its way, from here or from another replica
+            await asyncio.sleep(4 * FLUSH_S)
+            found = await self._stream.owner(decision)
+        return found
+
     @property
     def owed(self) -> int:
         """Rows that are not known to be in Redis."""
@@ -104,8 +114,15 @@ class Decisions:
             taken, self._rows = self._rows[:BATCH], self._rows[BATCH:]
             self._batch = [orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in taken]
             self._number += 1
+            self._owners = {
+                row["decision_id"]: row.get("key_id") or row.get("caller") or ""
+                for row in taken
+                if row.get("kind") == "decision"
+            }
         self.dropped += await stream.add(self._replica, self._number, self._batch, self._settings.stream_rows)
-        self._batch = []
+        if self._owners:
+            await stream.remember(self._owners, self._settings.known_s)
+        self._batch, self._owners = [], {}
 
     async def _write_behind(self) -> None:
         assert self._stream is not None

@@ -126,6 +126,40 @@ def test_from_the_gateway_to_an_outcome_table(
     ]
 
 
+def test_only_the_own_key_may_rate_and_the_last_rating_is_imported(
+    world: World, redis_process: RedisProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ONE", "TWO"):
+        monkeypatch.setenv(f"POINTSMAN_TEST_{name}", f"secret-of-{name}")
+    keys = [{"name": name, "env": f"POINTSMAN_TEST_{name.upper()}"} for name in ("one", "two")]
+    folder = tmp_path / "log"
+    settings = {"folder": str(folder), "prompt": "full", "rotate_s": 0.1}
+    gateway = world.start(ledger={"url": redis_process.url}, decisions=settings, auth={"keys": keys})
+    mine, theirs = ({"authorization": f"Bearer secret-of-{name}"} for name in ("ONE", "TWO"))
+    decision = gateway.chat(headers=mine).headers["x-pointsman-decision"]
+
+    def rate(headers: dict[str, str], name: str, **rating: Any) -> Any:
+        return gateway.post("/v1/feedback", headers=headers, decision=name, **rating)
+
+    assert rate(mine, decision, score=0.25).json()["score"] == 0.25
+    assert rate(mine, decision, thumb="up").status_code == 200
+    anothers, unknown = rate(theirs, decision, score=0), rate(theirs, "dec_none", score=0)
+    assert anothers.status_code == unknown.status_code == 404
+    assert anothers.json()["error"]["message"].replace(decision, "dec_none") == unknown.json()["error"]["message"]
+    for wrong in ({}, {"score": 2}, {"score": True}, {"thumb": "sideways"}, {"score": 1, "thumb": "up"}):
+        assert rate(mine, decision, **wrong).status_code == 400
+    until(lambda: len(logged_rows(folder)) == 3, "three rows")
+    out = tmp_path / "table.parquet"
+    done = CliRunner().invoke(import_, [str(folder), "--out", str(out)])
+    assert done.exit_code == 0, done.output or done.exception
+    assert [one["score"] for one in parquet.ParquetFile(out).read().to_pylist()] == [1.0]
+
+
+def test_feedback_without_a_decision_log_says_so(steady: World) -> None:
+    answer = steady.running[0].post("/v1/feedback", decision="dec_x", score=1)
+    assert answer.status_code == 400 and "decisions" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(("keep", "column"), [("none", None), ("hash", "prompt_hash")])
 def test_of_the_prompt_only_what_was_chosen_is_kept(
     keep: str, column: str | None, world: World, redis_process: RedisProcess, tmp_path: Path
