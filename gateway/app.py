@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from gateway import admin
+from gateway import admin, feedback
 from gateway.chat import Chat, Exchange
 from gateway.completions import Completions
 from gateway.errors import Failure, describe, failure, internal
@@ -30,7 +30,7 @@ CHAT_PATH = "/v1/chat/completions"
 MESSAGES_PATH = "/v1/messages"
 COMPLETIONS_PATH = "/v1/completions"
 RESPONSES_PATH = "/v1/responses"
-SURFACES = ("embeddings", "route", "models")  # whose failures are counted
+SURFACES = ("embeddings", "route", "models", "feedback")  # whose failures are counted
 
 
 class Application(FastAPI):
@@ -72,6 +72,7 @@ def create_app(settings: Settings) -> Application:
         RESPONSES_PATH: Translated(service, partial(Responses, store=service.responses)),
     }
     app.include_router(api)
+    app.include_router(feedback.api)
     app.include_router(admin.api if settings.auth.admin else admin.off)
     app.include_router(stored)
     app.add_exception_handler(PointsmanError, _ours)

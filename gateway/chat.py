@@ -18,6 +18,7 @@ import orjson
 
 from gateway.auth import Caller
 from gateway.chat_request import ChatRequest, parse_chat
+from gateway.decision_row import Outcome
 from gateway.errors import Failure, describe, failure, internal, stream_error
 from gateway.permission import permitted
 from gateway.reserving import Bill, reserve
@@ -60,6 +61,7 @@ class Exchange:
         "decision",
         "key",
         "most_tokens",
+        "outcome",
         "request_id",
         "started",
         "streaming",
@@ -85,6 +87,7 @@ class Exchange:
         self.started = False  # an answer's first byte is on its way
         self.most_tokens: int | None = None
         self.wishes: Wishes | None = None
+        self.outcome: Outcome | None = None  # where decisions are logged
         self.bill: Bill | None = None  # where limits or budgets are configured
 
     def known(self, caller: Caller) -> None:
@@ -94,6 +97,13 @@ class Exchange:
     def owner(self) -> str:
         """Whose what it stores is: a virtual key's name may be another's later, its id never is."""
         return self.caller if self.key is None else self.key.id
+
+    def spent(self, expert: str, usage: Usage, cost_nano: int) -> None:
+        """A call, or a part of one, was metered."""
+        if self.bill is not None:
+            self.bill.add(expert, usage, cost_nano)
+        if self.outcome is not None:
+            self.outcome.spent(usage, cost_nano)
 
     def failures(self) -> str:
         """What came of the experts that were asked in vain, for the log."""
@@ -172,6 +182,8 @@ class Chat:
             await self._stopped(exchange, send)
         except ClientGone:
             self._bill_unheard(exchange)
+            if exchange.outcome is not None:
+                exchange.outcome.ended = "gone"
             log.info("request=%s caller=%s gone", exchange.request_id, exchange.caller)
         except (PointsmanError, PoolError) as error:
             await self._refuse(exchange, describe(error), exchange.failures() or type(error).__name__, send)
@@ -187,6 +199,8 @@ class Chat:
         finally:
             if exchange.bill is not None:
                 exchange.bill.settle(service)
+            if exchange.outcome is not None:
+                self._remember(exchange, exchange.outcome)
             service.metrics.in_flight.dec()
 
     async def _answer(self, exchange: Exchange, request: ChatRequest, headers: Headers, send: Any) -> None:
@@ -197,8 +211,11 @@ class Chat:
             request = await service.guarding.before(request)
         exchange.wishes = request.wishes
         exchange.wants_stream, exchange.most_tokens = request.stream, request.max_output_tokens
+        if service.decisions is not None:
+            exchange.outcome = Outcome(request)
         turn = turn_of(service.sessions, request, exchange.caller)
         decision = await decide(service, request, exchange.caller, turn, arrived=True)
+        exchange.decision = decision
         if service.admission is not None:
             exchange.bill = Bill()
             decision = await reserve(service, exchange.bill, request, decision, exchange.caller)
@@ -224,6 +241,8 @@ class Chat:
             exchange.upstream_s = time.perf_counter() - asked
         exchange.call = None
         self._note(exchange, served.attempts)
+        if exchange.outcome is not None:
+            exchange.outcome.expert = served.expert
         if served.beaten is not None:
             self._bill_abandoned(exchange, call, *served.beaten)
         if turn is not None:
@@ -237,6 +256,24 @@ class Chat:
         else:
             assert served.answer is not None
             await self._whole(exchange, served, served.answer, send)
+
+    def _remember(self, exchange: Exchange, outcome: Outcome) -> None:
+        """Hands the row of a request that got as far as a decision to the decision log."""
+        decisions, decision, wishes = self._service.decisions, exchange.decision, exchange.wishes
+        if decisions is None or decision is None or wishes is None:
+            return
+        decisions.record(
+            outcome.row(
+                decision,
+                exchange.attempts,
+                request_id=exchange.request_id,
+                caller=exchange.caller,
+                key=exchange.key,
+                wishes=wishes,
+                took_s=time.perf_counter() - exchange.began,
+                keep=decisions.keep,
+            )
+        )
 
     def _bill_unheard(self, exchange: Exchange) -> None:
         """The caller left before an answer came."""
@@ -261,8 +298,7 @@ class Chat:
         most = service.router.expected_length(expert, exchange.most_tokens)
         usage = Usage(call.input_tokens, min(written, round(most)), estimated=True)
         cost_nano = service.meter(expert, usage, ok=True, ttft_s=waited_s, took_s=waited_s, streamed=False)
-        if exchange.bill is not None:
-            exchange.bill.add(expert, usage, cost_nano)
+        exchange.spent(expert, usage, cost_nano)
 
     def _patience_s(self, headers: Headers) -> float:
         """How long all attempts together may take: our limit, or the client's own read timeout if that is less."""
@@ -288,8 +324,9 @@ class Chat:
         cost_nano = self._service.meter(
             served.expert, answer.usage, ok=True, ttft_s=answer.ttft_s, took_s=served.took_s, streamed=False
         )
-        if exchange.bill is not None:
-            exchange.bill.add(served.expert, answer.usage, cost_nano)
+        exchange.spent(served.expert, answer.usage, cost_nano)
+        if exchange.outcome is not None:
+            exchange.outcome.ended = "ok"
         body = answer.body
         if self._service.guarding is not None:
             body = await self._service.guarding.after(body)
@@ -358,13 +395,17 @@ class Chat:
                 cost_nano = service.meter(
                     served.expert, usage, ok=ok, ttft_s=stream.ttft_s, took_s=took_s, streamed=True
                 )
-                if exchange.bill is not None:
-                    exchange.bill.add(served.expert, usage, cost_nano)
+                exchange.spent(served.expert, usage, cost_nano)
+                if exchange.outcome is not None:
+                    exchange.outcome.ttft_s = stream.ttft_s
+                    exchange.outcome.ended = "ok" if status == 200 else "gone" if status == 499 else "cut"
                 service.metrics.answered(self._surface, served.expert, status)
 
     async def _stopped(self, exchange: Exchange, send: Any) -> None:
         """The gateway stops and the time for what was under way is over: the caller is told, not cut off."""
         log.warning("request=%s caller=%s ended by the gateway's stop", exchange.request_id, exchange.caller)
+        if exchange.outcome is not None:
+            exchange.outcome.ended = "cut"
         answer = failure(503, "the gateway is stopping", code="stopping")
         if exchange.streaming:
             await send({"type": "http.response.body", "body": b"data: " + answer.body + b"\n\n"})

@@ -90,5 +90,11 @@ class Metrics:
         self._ledger_up.set_function(lambda: float(up()))
         self._ledger_owed.set_function(lambda: float(owed()))
 
+    def watch_decisions(self, owed: Callable[[], int], dropped: Callable[[], int]) -> None:
+        """Only where decisions are logged."""
+        name = "pointsman_decision_rows"
+        Gauge(f"{name}_owed", "Not yet in Redis.", registry=self._registry).set_function(lambda: float(owed()))
+        Gauge(f"{name}_dropped", "Found no room.", registry=self._registry).set_function(lambda: float(dropped()))
+
     def text(self) -> bytes:
         return generate_latest(self._registry)

@@ -31,6 +31,7 @@ from router.keys.office import KeyOffice
 from router.keys.registry import Book, KeyRegistry
 from router.ledger.admission import Admission
 from router.ledger.caps import Caps
+from router.ledger.decisions import Decisions
 from router.ledger.lease import Leases
 from router.ledger.ledger import Ledger
 from router.ledger.pace import Pace
@@ -132,6 +133,10 @@ class Service:
             settings.responses, self.ledger.client, lambda: self.ledger.degraded, settings.limits.body_bytes
         )
         self.sessions = Sessions(settings.policy.sticky, self.ledger.client, settings.ledger.wait_ms / 1e3)
+        #: None where no decisions are logged.
+        self.decisions = Decisions(settings.decisions, self.ledger.client) if settings.decisions else None
+        if (logged := self.decisions) is not None:
+            self.metrics.watch_decisions(lambda: logged.owed, lambda: logged.dropped)
         self.metrics.watch_ledger(lambda: not self.ledger.degraded, lambda: self.ledger.owed)
         self.pace: Pace | None = None
         self.encoder: Encoder | None = None
@@ -164,6 +169,8 @@ class Service:
             raise
         if self.admission is not None:
             await self.admission.open()
+        if self.decisions is not None:
+            self.decisions.open()
         if self.registry is not None:
             reserved = {key.name for key in self.settings.auth.keys} | {ANONYMOUS}
             self.office = KeyOffice(self.registry, self.keyring.server_secret, self.models(), reserved)
@@ -175,6 +182,8 @@ class Service:
         if self.registry is not None:
             await self.registry.close()
         await self.leases.close()
+        if self.decisions is not None:
+            await self.decisions.close()
         if self.admission is not None:
             await self.admission.close()
         await self.responses.close()

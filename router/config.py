@@ -257,6 +257,17 @@ class ResponseSettings(Section):
     item_bytes: int = Field(1024 * 1024, ge=1024, description="a larger one, with its input, is not stored")
 
 
+class DecisionSettings(Section):
+    """The decision log; without this section there is none."""
+
+    folder: str = Field(min_length=1, description="of the Parquet files: a local folder or any fsspec URL")
+    prompt: Literal["none", "embedding", "hash", "full"] = Field("embedding", description="what is kept of it")
+    rotate_rows: int = Field(10_000, ge=1, le=1_000_000, description="rows of one file at most")
+    rotate_s: Seconds = Field(300.0, description="after which a smaller file is written")
+    known_s: float = Field(604_800.0, ge=1, le=31_536_000, description="in which feedback to one is taken")
+    stream_rows: int = Field(100_000, ge=1, le=10**8, description="that may wait in Redis; later ones are dropped")
+
+
 class KeySettings(Secret):
     """One API key that callers may use; `name` is what logs and metrics call it."""
 
@@ -314,6 +325,7 @@ class Settings(Section):
     policy: PolicySettings = PolicySettings()
     encoder: EncoderSettings = EncoderSettings()
     ledger: LedgerSettings = LedgerSettings()
+    decisions: DecisionSettings | None = None
     auth: AuthSettings = AuthSettings()
     limits: LimitSettings = LimitSettings()
     budget: Budgets = ()

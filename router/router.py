@@ -240,6 +240,7 @@ class Router:
             paced=paced,
             familiarity=None if estimate.familiarity is None else float(estimate.familiarity[0]),
             held=before,
+            vector=None if self._encoder is None else queries.embeddings[0],
             encode_s=encoded - began,
             decide_s=time.perf_counter() - encoded,
         )

@@ -185,6 +185,7 @@ class Decision:
     paced: bool = False  # at the price of quality that a budget's pace asks for, not the preference's
     familiarity: float | None = None  # as in `Estimate`; None where the policy does not measure it
     held: Held | None = None  # None where no conversation is to be kept together, and at its beginning
+    vector: Floats | None = None  # [d], the query's; None where no policy read it
     encode_s: float = 0.0
     decide_s: float = 0.0
 

@@ -45,7 +45,9 @@ BASE = {
     "router/steps": {"base"},
     "router/keys": {"records", "script", "store", "registry"},
     "router/guards": {"base"},
-    "router/ledger": {"embedded", "outbox", "script", "store", "caps", "caps_script", "share"},
+    "router/ledger": {"embedded", "outbox", "script", "store", "caps", "caps_script", "share", "spool",
+        "decision_rows", "decision_stream",
+    },
     "policies": set(),
     "training": {
         "interval", "metrics", "reliability", "report", "resamples", "slices", "evaluation",  # figures and reports
@@ -62,9 +64,10 @@ BASE = {
     "gateway": {
         "errors", "auth", "metrics", "wire", "protocol", "guarding", "service", "permission", "admin",
         "admin_client", "key_options",
-        "chat_request", "reserving", "turn", "chat", "embeddings", "surfaces", "preview", "doctor", "app", "server",
-        "translation", "fields", "completions", "stored", "anthropic_request", "anthropic_answer", "messages",
-        "response_store", "responses_request", "responses_answer", "responses_stream", "responses",
+        "chat_request", "decision_row", "feedback", "reserving", "turn", "chat", "embeddings", "surfaces",
+        "preview", "doctor", "app", "server", "translation", "fields", "completions", "stored", "anthropic_request",
+        "anthropic_answer", "messages", "response_store", "responses_request", "responses_answer",
+        "responses_stream", "responses",
     },
 }  # fmt: skip
 #: Costs seconds or is an extra: imported by the function that needs it, never at the top of a module.

@@ -51,7 +51,7 @@ def import_(
     """Turns recorded outcomes of common formats into a table to train on.
 
     Formats: routerbench, routellm, arena (battles: they become pairs), llmrouter, embedllm, routerarena,
-    openai_log, decision_log, and table: your own, with the columns prompt, model, score.
+    openai_log, decision_log (its folder will do), and table: your own, with the columns prompt, model, score.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -70,7 +70,7 @@ def import_(
         prices=read_prices(prices) if prices else {},
     )
     names = _renamed(rename)
-    files = [RecordFile(path, encoding, trust_pickle, names) for path in paths]
+    files = [RecordFile(path, encoding, trust_pickle, names) for path in _files(paths)]
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("importing", total=1.0)
         summary = import_files(
@@ -93,6 +93,19 @@ def _show(summary: "Summary", console: "Console") -> None:
         console.print(f"[yellow]skipped[/] {number:,} {reason}", highlight=False)
     for warning in summary.warnings():
         console.print(f"[yellow]warning[/] {warning}", highlight=False)
+
+
+def _files(paths: tuple[Path, ...]) -> list[Path]:
+    """A folder stands for the Parquet files in it and under it; drafts, which begin with a dot, are none."""
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+        elif inside := sorted(one for one in path.rglob("*.parquet") if not one.name.startswith(".")):
+            found += inside
+        else:
+            raise ConfigError(f"the folder {path} holds no Parquet file")
+    return found
 
 
 def _scale(text: str | None) -> tuple[float, float]:

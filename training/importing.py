@@ -102,6 +102,10 @@ def import_files(
     def report() -> None:
         progress(sum(size * file.share for size, file in zip(sizes, files, strict=True)) / sum(sizes))
 
+    ratings: dict[str, tuple[float, float]] = {}
+    for file, one in zip(files, formats, strict=True):
+        if one.later_ratings:
+            one.look_ahead(file.records(), ratings)
     with opened(out, rules, judges, vectors) as target:
         named = {str(file.path): one.name for file, one in zip(files, formats, strict=True)}
         summary = Summary(out, "pairs" if judges else "outcomes", named, target.counts)

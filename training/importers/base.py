@@ -78,6 +78,11 @@ class Importer(ABC):
     unique_ids: ClassVar[bool] = False
     #: Keeps vectors and times to the first token: the columns `embedding` and `ttft_s`.
     vectors: ClassVar[bool] = False
+    #: Its ratings are records of their own, in whichever file: `look_ahead` finds them.
+    later_ratings: ClassVar[bool] = False
+
+    def look_ahead(self, records: Iterable[Record], ratings: dict[str, tuple[float, float]]) -> None:
+        """Before any is read, for a format with `later_ratings`: adds (when, score) by id, the last of each."""
 
     @property
     def name(self) -> str:

@@ -11,13 +11,14 @@
 | `input_tokens`, `output_tokens`, `cost_usd` | of the call |
 | `ttft_s`, `latency_s` | seconds to the first token and to the last |
 | `domain` | if the caller named one |
+| `kind` | `feedback`: a later rating of `decision_id`, by `at` (Unix seconds); the last one counts |
 | `ok` | false for a call that failed; such rows are no outcomes |
 
 A row with neither prompt nor vector teaches nothing and is counted as such.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 from training.importers.base import Importer, Row, Skipped, first_of, has, rating
@@ -32,10 +33,25 @@ class DecisionLog(Importer):
     unique_ids: ClassVar[bool] = True
     vectors: ClassVar[bool] = True
 
+    later_ratings: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self._ratings: dict[str, tuple[float, float]] = {}
+
+    def look_ahead(self, records: Iterable[Record], ratings: dict[str, tuple[float, float]]) -> None:
+        self._ratings = ratings
+        for record in records:
+            if record.text("kind") == "feedback":
+                name, score, at = first_of(record, *IDS), rating(record)[0], record.number("at")
+                if name is not None and not math.isnan(score) and at >= ratings.get(name, (-math.inf, 0.0))[0]:
+                    ratings[name] = (at, score)
+
     def recognises(self, head: Sequence[Record]) -> bool:
         return has(head, "expert") and any(has(head, name) for name in IDS[:2])
 
     def read(self, record: Record) -> Iterator[Row | Skipped]:
+        if record.text("kind") == "feedback":
+            return
         if not math.isnan(record.number("ok")) and not record.number("ok"):
             yield Skipped("calls that failed")
             return
@@ -47,6 +63,8 @@ class DecisionLog(Importer):
         if not math.isnan(propensity) and not 0 < propensity <= 1:
             raise record.error("propensity", f"{propensity:g} is not a probability in (0, 1]")
         score, column = rating(record)
+        if later := self._ratings.get(first_of(record, *IDS) or ""):
+            score = later[1]
         yield Row(
             record,
             prompt,
