@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gateway.auth import ANONYMOUS, Keyring
+from gateway.caching import Cache
 from gateway.metrics import Metrics
 from policies import default_artifact, load_policy
 from router.artifact import Artifact, check_encoder
@@ -108,6 +109,10 @@ class Service:
         if not self.chat_experts:
             raise ConfigError("experts: none of them serves chat and is enabled")
         self.metrics = Metrics(self.pool.experts)
+        #: None where no cache is configured.
+        self.cache = (
+            Cache(settings.cache, self.ledger.client, settings.ledger.wait_ms / 1e3) if settings.cache else None
+        )
         self._caps = caps = Caps(settings)
         server_secret = self.keyring.server_secret
         #: None where nothing is limited: then no request asks Redis for anything.
@@ -165,6 +170,8 @@ class Service:
         if self.registry is not None:
             await self.registry.close()
         await self.leases.close()
+        if self.cache is not None:
+            await self.cache.close()
         if self.admission is not None:
             await self.admission.close()
         await self.ledger.close()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
 
-from gateway.chat import Exchange, decide, decision_json
+from gateway.chat import Exchange, cached_or_decided, decision_json
 from gateway.chat_request import ROUTED, parse_chat
 from gateway.embeddings import SURFACE, call_of, encode_locally, parse_embeddings
 from gateway.metrics import CONTENT_TYPE
@@ -133,7 +133,7 @@ async def route(body: Body, request: Request, service: In, exchange: Known) -> R
     parsed = parse_chat(body, request.headers.raw, service.chat_experts)
     if exchange.key is not None:
         parsed = permitted(exchange.key, parsed, service.router.use, service.settings.policy.preference)
-    decision = await decide(service, parsed, exchange.caller)
+    decision = await cached_or_decided(service, exchange, parsed, request.headers.raw)
     exchange.decision = decision
     return answer(decision_json(decision), exchange)
 

@@ -227,6 +227,15 @@ class LedgerSettings(Section):
     wait_ms: float = Field(5.0, gt=0, le=1000, description="for limits and budgets; then from memory")
 
 
+class CacheSettings(Section):
+    """Answers kept in the ledger's Redis and given again to the same request; there only where it is configured."""
+
+    ttl_s: Seconds = 3600.0
+    max_entry_bytes: int = Field(256 * 1024, ge=1024, le=16 * 1024 * 1024)
+    scope: Literal["key", "gateway"] = Field("key", description="who is given another's answer: nobody, or all")
+    sampled: bool = Field(False, description="also answers to requests with a temperature above 0 or n above 1")
+
+
 class KeySettings(Secret):
     """One API key that callers may use; `name` is what logs and metrics call it."""
 
@@ -272,6 +281,7 @@ class Settings(Section):
     policy: PolicySettings = PolicySettings()
     encoder: EncoderSettings = EncoderSettings()
     ledger: LedgerSettings = LedgerSettings()
+    cache: CacheSettings | None = None
     auth: AuthSettings = AuthSettings()
     limits: LimitSettings = LimitSettings()
     budget: Budgets = ()

@@ -1,10 +1,12 @@
 """A decision in words, for people."""
 
-from router.types import UNLIKE, Decision, Floor
+from router.types import NULL_PREFIX, UNLIKE, Decision, Floor
 
 
 def why(decision: Decision) -> str:
     """For people: what the chosen expert is expected to do, against the strongest one, and what of the floor."""
+    if decision.order[0].startswith(NULL_PREFIX):
+        return f"{decision.order[0]}: an answer that was kept, at no cost, is worth as much as any expert's"
     candidates = decision.candidates()
     chosen = candidates[0]
     standing = [candidate for candidate in candidates if candidate.reason is None]
