@@ -26,7 +26,7 @@ log = logging.getLogger("pointsman")
 CHAT_PATH = "/v1/chat/completions"
 MESSAGES_PATH = "/v1/messages"
 COMPLETIONS_PATH = "/v1/completions"
-SURFACES = ("embeddings", "route", "models")  # whose failures are counted
+SURFACES = ("embeddings", "rerank", "route", "models")  # whose failures are counted
 
 
 class Application(FastAPI):

@@ -62,13 +62,13 @@ def _texts(given: Any) -> list[str] | None:
     raise InvalidRequest("input: expected texts or lists of tokens, none of them empty", param="input")
 
 
-def call_of(request: EmbeddingsRequest, service: Service, request_id: str) -> Call:
+def call_of(surface: str, body: dict[str, Any], input_tokens: int, service: Service, request_id: str) -> Call:
     return Call(
-        surface=SURFACE,
-        body=request.body,
+        surface=surface,
+        body=body,
         deadline=asyncio.get_running_loop().time() + service.settings.limits.timeout_s,
         request_id=request_id,
-        input_tokens=request.input_tokens,
+        input_tokens=input_tokens,
     )
 
 

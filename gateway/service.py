@@ -106,6 +106,7 @@ class Service:
         enabled = [spec for spec in self.pool.specs if spec.enabled]
         self.chat_experts = tuple(spec.name for spec in enabled if spec.serves == "chat")
         self.embedding_experts = tuple(spec.name for spec in enabled if spec.serves == "embeddings")
+        self.rerank_experts = tuple(spec.name for spec in enabled if spec.serves == "rerank")
         if not self.chat_experts:
             raise ConfigError("experts: none of them serves chat and is enabled")
         self.metrics = Metrics(self.pool.experts)

@@ -12,6 +12,8 @@ from gateway.chat_request import ROUTED, parse_chat
 from gateway.embeddings import SURFACE, call_of, encode_locally, parse_embeddings
 from gateway.metrics import CONTENT_TYPE
 from gateway.permission import permit_model, permitted
+from gateway.rerank import SURFACE as RERANK
+from gateway.rerank import parse_rerank, rerank_locally
 from gateway.reserving import Bill
 from gateway.service import Service
 from gateway.wire import read_body, until_gone
@@ -150,21 +152,42 @@ async def embeddings(body: Body, request: Request, service: In, exchange: Known)
         vectors = await encode_locally(parsed, encoder)
         service.metrics.answered(SURFACE, encoder.name, 200)
         return answer(vectors, exchange)
-    call = call_of(parsed, service, exchange.request_id)
-    exchange.decision = callers_choice(parsed.expert)
+    call = call_of(SURFACE, parsed.body, parsed.input_tokens, service, exchange.request_id)
+    return await _asked(parsed.expert, call, service, exchange, request)
+
+
+@api.post("/v1/rerank", openapi_extra=_OBJECT)
+async def rerank(body: Body, request: Request, service: In, exchange: Known) -> Response:
+    """Documents by their relevance to a query, from a rerank expert or by the local encoder's cosine."""
+    encoder = service.encoder
+    parsed = parse_rerank(body, service.rerank_experts, encoder.name if encoder is not None else None)
+    if exchange.key is not None:
+        permit_model(exchange.key, parsed.expert or (encoder.name if encoder is not None else ""))
+    if parsed.expert is None:
+        assert encoder is not None
+        ranked = await rerank_locally(parsed, encoder)
+        service.metrics.answered(RERANK, encoder.name, 200)
+        return answer(ranked, exchange)
+    call = call_of(RERANK, parsed.body, parsed.input_tokens, service, exchange.request_id)
+    return await _asked(parsed.expert, call, service, exchange, request)
+
+
+async def _asked(expert: str, call: Call, service: Service, exchange: Exchange, request: Request) -> Response:
+    """One expert's answer to a call that has input alone, within the limits."""
+    exchange.decision = callers_choice(expert)
     if service.admission is not None:
         exchange.bill = Bill()
-        cost_nano = service.pool.experts[parsed.expert].spec.price.cost_nano(Usage(parsed.input_tokens))
-        name = exchange.decision.id
-        await exchange.bill.reserve(service, name, exchange.caller, parsed.expert, parsed.input_tokens, cost_nano)
+        tokens = call.input_tokens
+        cost_nano = service.pool.experts[expert].spec.price.cost_nano(Usage(tokens))
+        await exchange.bill.reserve(service, exchange.decision.id, exchange.caller, expert, tokens, cost_nano)
     try:
-        return await _embedded(parsed.expert, call, service, exchange, request)
+        return await _answered(expert, call, service, exchange, request)
     finally:
         if exchange.bill is not None:
             exchange.bill.settle(service)
 
 
-async def _embedded(expert: str, call: Call, service: Service, exchange: Exchange, request: Request) -> Response:
+async def _answered(expert: str, call: Call, service: Service, exchange: Exchange, request: Request) -> Response:
     began = time.perf_counter()
     try:
         asking = service.pool.ask(call, [expert], attempts=1, streaming=False)
@@ -187,7 +210,7 @@ async def _embedded(expert: str, call: Call, service: Service, exchange: Exchang
     )
     if exchange.bill is not None:
         exchange.bill.add(served.expert, served.answer.usage, cost_nano)
-    service.metrics.answered(SURFACE, served.expert, 200)
+    service.metrics.answered(call.surface, served.expert, 200)
     response = answer(served.answer.body, exchange)
     response.raw_headers.extend(exchange.routed(served.expert, cost_nano))
     return response

@@ -126,7 +126,7 @@ class ExpertBase(Section):
     first_byte_timeout_s: Seconds = 300.0
     hedge: Hedge | None = Field(None, description="default: `limits.hedge`")
     enabled: bool = True
-    serves: Literal["chat", "embeddings"] = "chat"
+    serves: Literal["chat", "embeddings", "rerank"] = Field("chat", description="`rerank`: endpoints only")
 
 
 Url = Annotated[str, Field(pattern=r"^https?://[^\s]+$", description="up to and with /v1")]
@@ -176,10 +176,21 @@ class EndpointSettings(ExpertBase):
         )
 
 
+def _no_rerank(serves: str) -> str:
+    if serves == "rerank":
+        raise ValueError("only an expert of `kind: endpoint` can serve rerank")
+    return serves
+
+
+#: What an expert that is no endpoint may serve.
+Served = Annotated[Literal["chat", "embeddings", "rerank"], AfterValidator(_no_rerank)]
+
+
 class RemoteSettings(ExpertBase):
     """Any provider that litellm speaks to; `model` as litellm names it (`anthropic/claude-...`)."""
 
     kind: Literal["remote"]
+    serves: Served = "chat"
     api_key: Secret | None = None
     api_base: str | None = None
 
@@ -188,6 +199,7 @@ class SimulatedSettings(ExpertBase):
     """No model at all: latency, tokens and quality as configured, or replayed from a table of outcomes."""
 
     kind: Literal["simulated"]
+    serves: Served = "chat"
     quality: float = Field(0.7, ge=0, le=1)
     output_tokens: int = Field(64, ge=1, le=100_000)
     replay: ReplaySettings | None = None

@@ -61,7 +61,7 @@ BASE = {
         "errors", "auth", "metrics", "wire", "protocol", "service", "permission", "admin",
         "admin_client", "key_options",
         "chat_request", "reserving", "chat", "embeddings", "surfaces", "preview", "doctor", "app", "server",
-        "caching", "translation", "completions", "anthropic_request", "anthropic_answer", "messages",
+        "caching", "rerank", "translation", "completions", "anthropic_request", "anthropic_answer", "messages",
     },
 }  # fmt: skip
 #: Costs seconds or is an extra: imported by the function that needs it, never at the top of a module.
