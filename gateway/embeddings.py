@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ class EmbeddingsRequest:
 
     body: dict[str, Any]
     expert: str | None
+    routed: bool  # the caller left the choice to us
     texts: list[str] | None  # None: token lists, which only an upstream can read
     input_tokens: int
 
@@ -35,7 +37,8 @@ def parse_embeddings(data: bytes, experts: tuple[str, ...], local: str | None) -
     body.pop("routing", None)
     names = experts if local is None else (*experts, local)
     model = body.get("model")
-    if model == "auto" and names:
+    routed = model == "auto"
+    if routed and names:
         model = names[0]
     if not isinstance(model, str) or not model:
         raise InvalidRequest("model: expected an embedding model's name", param="model")
@@ -44,7 +47,24 @@ def parse_embeddings(data: bytes, experts: tuple[str, ...], local: str | None) -
         raise UnknownModel(f"no embedding model is called {model[:200]!r}; there are: {there}", param="model")
     texts = _texts(body.get("input"))
     size = sum(map(len, texts)) // 4 if texts is not None else len(body["input"])
-    return EmbeddingsRequest(body, None if model == local else model, texts, size)
+    return EmbeddingsRequest(body, None if model == local else model, routed, texts, size)
+
+
+def alike(expert: str, service: Service, allowed: Sequence[str] | None) -> list[str]:
+    """The experts that `auto` may ask in `expert`'s place, cheapest first: those declared to be of its space.
+
+    Vectors of different models cannot be compared, so without a declared space that is `expert` alone. What rests
+    after failures comes last, what the key may not use (`allowed`) not at all.
+    """
+    space = service.spaces.get(expert)
+    names = [
+        name
+        for name in service.embedding_experts
+        if (name == expert or (space is not None and service.spaces.get(name) == space))
+        and (allowed is None or name in allowed)
+    ]
+    pool = service.pool
+    return sorted(names, key=lambda name: (pool.resting_s(name) > 0, pool.experts[name].spec.price.input))
 
 
 def _texts(given: Any) -> list[str] | None:

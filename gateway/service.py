@@ -106,6 +106,8 @@ class Service:
         enabled = [spec for spec in self.pool.specs if spec.enabled]
         self.chat_experts = tuple(spec.name for spec in enabled if spec.serves == "chat")
         self.embedding_experts = tuple(spec.name for spec in enabled if spec.serves == "embeddings")
+        #: Embedding experts' vector spaces, where declared.
+        self.spaces = {one.name: one.space for one in settings.experts if one.space is not None}
         self.rerank_experts = tuple(spec.name for spec in enabled if spec.serves == "rerank")
         if not self.chat_experts:
             raise ConfigError("experts: none of them serves chat and is enabled")

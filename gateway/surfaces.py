@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from gateway.chat import Exchange, cached_or_decided, decision_json
 from gateway.chat_request import ROUTED, parse_chat
-from gateway.embeddings import SURFACE, call_of, encode_locally, parse_embeddings
+from gateway.embeddings import SURFACE, alike, call_of, encode_locally, parse_embeddings
 from gateway.metrics import CONTENT_TYPE
 from gateway.permission import permit_model, permitted
 from gateway.rerank import SURFACE as RERANK
@@ -19,7 +19,7 @@ from gateway.service import Service
 from gateway.wire import read_body, until_gone
 from router.errors import UnknownModel
 from router.experts.base import Call
-from router.experts.pool import PoolError
+from router.experts.pool import Attempt, PoolError
 from router.keys.records import KeyRecord
 from router.router import callers_choice
 from router.types import Usage
@@ -145,7 +145,11 @@ async def embeddings(body: Body, request: Request, service: In, exchange: Known)
     """OpenAI's embeddings, from an embedding expert or the local encoder."""
     encoder = service.encoder
     parsed = parse_embeddings(body, service.embedding_experts, encoder.name if encoder is not None else None)
-    if exchange.key is not None:
+    order: list[str] = []
+    if parsed.expert is not None:
+        allowed = None if exchange.key is None else exchange.key.models
+        order = alike(parsed.expert, service, allowed) if parsed.routed else [parsed.expert]
+    if exchange.key is not None and not (parsed.routed and order):
         permit_model(exchange.key, parsed.expert or (encoder.name if encoder is not None else ""))
     if parsed.expert is None:
         assert encoder is not None
@@ -153,7 +157,7 @@ async def embeddings(body: Body, request: Request, service: In, exchange: Known)
         service.metrics.answered(SURFACE, encoder.name, 200)
         return answer(vectors, exchange)
     call = call_of(SURFACE, parsed.body, parsed.input_tokens, service, exchange.request_id)
-    return await _asked(parsed.expert, call, service, exchange, request)
+    return await _asked(order, call, service, exchange, request)
 
 
 @api.post("/v1/rerank", openapi_extra=_OBJECT)
@@ -169,11 +173,12 @@ async def rerank(body: Body, request: Request, service: In, exchange: Known) -> 
         service.metrics.answered(RERANK, encoder.name, 200)
         return answer(ranked, exchange)
     call = call_of(RERANK, parsed.body, parsed.input_tokens, service, exchange.request_id)
-    return await _asked(parsed.expert, call, service, exchange, request)
+    return await _asked([parsed.expert], call, service, exchange, request)
 
 
-async def _asked(expert: str, call: Call, service: Service, exchange: Exchange, request: Request) -> Response:
-    """One expert's answer to a call that has input alone, within the limits."""
+async def _asked(order: list[str], call: Call, service: Service, exchange: Exchange, request: Request) -> Response:
+    """The answer of the first expert that gives one to a call that has input alone, within the limits."""
+    expert = order[0]
     exchange.decision = callers_choice(expert)
     if service.admission is not None:
         exchange.bill = Bill()
@@ -181,24 +186,25 @@ async def _asked(expert: str, call: Call, service: Service, exchange: Exchange, 
         cost_nano = service.pool.experts[expert].spec.price.cost_nano(Usage(tokens))
         await exchange.bill.reserve(service, exchange.decision.id, exchange.caller, expert, tokens, cost_nano)
     try:
-        return await _answered(expert, call, service, exchange, request)
+        return await _answered(order, call, service, exchange, request)
     finally:
         if exchange.bill is not None:
             exchange.bill.settle(service)
 
 
-async def _answered(expert: str, call: Call, service: Service, exchange: Exchange, request: Request) -> Response:
-    began = time.perf_counter()
+async def _answered(
+    order: list[str], call: Call, service: Service, exchange: Exchange, request: Request
+) -> Response:
+    began, limit = time.perf_counter(), service.settings.limits.attempts
     try:
-        asking = service.pool.ask(call, [expert], attempts=1, streaming=False)
+        asking = service.pool.ask(call, order, attempts=min(len(order), limit), streaming=False)
         served = await until_gone(asking, request.receive)
     except PoolError as error:
-        exchange.attempts = error.attempts
-        service.missed(expert, error.last.kind)
+        _note(exchange, error.attempts, service)
         raise
     finally:
         exchange.upstream_s = time.perf_counter() - began
-    exchange.attempts = served.attempts
+    _note(exchange, served.attempts, service)
     assert served.answer is not None
     cost_nano = service.meter(
         served.expert,
@@ -214,3 +220,10 @@ async def _answered(expert: str, call: Call, service: Service, exchange: Exchang
     response = answer(served.answer.body, exchange)
     response.raw_headers.extend(exchange.routed(served.expert, cost_nano))
     return response
+
+
+def _note(exchange: Exchange, attempts: list[Attempt], service: Service) -> None:
+    exchange.attempts = attempts
+    for attempt in attempts:
+        if attempt.failure is not None:
+            service.missed(attempt.expert, attempt.failure.kind, blamed=attempt.blamed)

@@ -126,6 +126,7 @@ class ExpertBase(Section):
     first_byte_timeout_s: Seconds = 300.0
     hedge: Hedge | None = Field(None, description="default: `limits.hedge`")
     enabled: bool = True
+    space: Name | None = Field(None, description="of an embedding model's vectors: experts of one are alike")
     serves: Literal["chat", "embeddings", "rerank"] = Field("chat", description="`rerank`: endpoints only")
 
 
@@ -306,6 +307,9 @@ class Settings(Section):
         doubles = sorted({name for name in names if names.count(name) > 1})
         if doubles:
             raise ValueError(f"experts: the name {doubles[0]!r} is given twice")
+        spaced = sorted(one.name for one in self.experts if one.space is not None and one.serves != "embeddings")
+        if spaced:
+            raise ValueError(f"experts: {spaced[0]!r} has a `space` and serves no embeddings")
         reserved = sorted(name for name in names if name == "auto" or name.startswith("auto:"))
         if reserved:
             raise ValueError(f"experts: {reserved[0]!r} is a routed name, not an expert's")
