@@ -1,9 +1,9 @@
 """Null experts: kept answers that take part in the choice at no price.
 
 AdaMoE (Zeng et al., 2024) adds experts that compute nothing to a gate's choice. Here a kept answer is one, for the
-request that it fits: its quality is what is foretold of the expert that wrote it, on this very query and times the
-share of hits that is right; its cost and latency are 0. It is chosen where its utility is at least that of every
-expert that may take the request. A caller who named an expert has no other to compare it with, and takes it.
+request that it fits: its quality is what is foretold of the expert that wrote it, on this very query; its cost and
+latency are 0. It is chosen where its utility is at least that of every expert that may take the request. A caller
+who named an expert has no other to compare it with, and takes it.
 """
 
 from dataclasses import replace
@@ -13,20 +13,18 @@ import numpy as np
 from router.types import NULL_PREFIX, Decision, Preference
 
 EXACT = NULL_PREFIX + "exact"
-SEMANTIC = NULL_PREFIX + "semantic"
 
 
-def with_null(decision: Decision, null: str, writer: str, right: float = 1.0) -> Decision:
+def with_null(decision: Decision, null: str, writer: str) -> Decision:
     """The decision with the null expert in it, first in `order` where it is chosen and else ruled out.
 
-    `writer` is the expert that wrote the kept answer, `right` the share of such hits that is right.
-    The propensity says what is done now that there is a hit.
+    `writer` is the expert that wrote the kept answer. The propensity says what is done now that there is a hit.
     """
     if not decision.experts:
         return replace(decision, order=(null, *decision.order))
     if writer not in decision.experts:
         return decision  # nothing is known of who wrote it
-    quality = right * float(decision.quality[decision.experts.index(writer)])
+    quality = float(decision.quality[decision.experts.index(writer)])
     eligible = [decision.experts.index(name) for name in decision.order]
     best = max(float(decision.utility[k]) for k in eligible)
     chosen = quality >= best

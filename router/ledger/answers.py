@@ -49,7 +49,7 @@ class Answers:
         self._writes: set[asyncio.Task[None]] = set()
 
     async def find(self, digest: str, max_age_s: float | None = None) -> KeptAnswer | None:
-        """None where there is none, it is older than `max_age_s`, or Redis does not say so in time."""
+        """None where there is none, it is as old as `max_age_s`, or Redis does not say so in time."""
         if asyncio.get_running_loop().time() < self._rests_until:
             return None
         client = self._connected()
@@ -110,4 +110,4 @@ def _read(found: bytes, left_ms: int, max_age_s: float | None) -> KeptAnswer | N
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         return None  # not what `keep` writes
     age_s = max(ttl_s - left_ms / 1e3, 0.0)
-    return None if max_age_s is not None and age_s > max_age_s else KeptAnswer(expert, body, age_s)
+    return None if max_age_s is not None and age_s >= max_age_s else KeptAnswer(expert, body, age_s)
