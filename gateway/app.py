@@ -30,7 +30,7 @@ CHAT_PATH = "/v1/chat/completions"
 MESSAGES_PATH = "/v1/messages"
 COMPLETIONS_PATH = "/v1/completions"
 RESPONSES_PATH = "/v1/responses"
-SURFACES = ("embeddings", "route", "models", "feedback")  # whose failures are counted
+SURFACES = ("embeddings", "rerank", "route", "models", "feedback")  # whose failures are counted
 
 
 class Application(FastAPI):

@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from gateway.auth import Caller
+from gateway.caching import Lookup, directives
 from gateway.chat_request import ChatRequest, parse_chat
 from gateway.decision_row import Outcome
 from gateway.errors import Failure, describe, failure, internal, stream_error
@@ -36,7 +37,7 @@ from router.experts.pool import Attempt, PoolError, Served
 from router.explanation import why
 from router.keys.records import KeyRecord
 from router.stickiness import stays
-from router.types import Decision, Usage, Wishes
+from router.types import NULL_PREFIX, Decision, Usage, Wishes
 
 log = logging.getLogger("pointsman")
 
@@ -56,6 +57,7 @@ class Exchange:
         "attempts",
         "began",
         "bill",
+        "cache",
         "call",
         "caller",
         "decision",
@@ -88,6 +90,7 @@ class Exchange:
         self.most_tokens: int | None = None
         self.wishes: Wishes | None = None
         self.outcome: Outcome | None = None  # where decisions are logged
+        self.cache: Lookup | None = None  # where one is configured
         self.bill: Bill | None = None  # where limits or budgets are configured
 
     def known(self, caller: Caller) -> None:
@@ -122,6 +125,8 @@ class Exchange:
             (b"x-pointsman-overhead-ms", b"%.3f" % overhead_ms),
             (b"x-pointsman-attempts", b"%d" % len(self.attempts)),
         ]
+        if self.cache is not None:
+            headers.append((b"x-pointsman-cache", self.cache.state))
         if self.bill is not None:
             headers += self.bill.headers()
         return headers
@@ -214,8 +219,11 @@ class Chat:
         if service.decisions is not None:
             exchange.outcome = Outcome(request)
         turn = turn_of(service.sessions, request, exchange.caller)
-        decision = await decide(service, request, exchange.caller, turn, arrived=True)
+        decision = await cached_or_decided(service, exchange, request, headers, turn, arrived=True)
         exchange.decision = decision
+        if exchange.cache is not None and exchange.cache.chosen is not None:
+            await self._again(exchange, exchange.cache.chosen.body, send)
+            return
         if service.admission is not None:
             exchange.bill = Bill()
             decision = await reserve(service, exchange.bill, request, decision, exchange.caller)
@@ -330,14 +338,9 @@ class Chat:
         body = answer.body
         if self._service.guarding is not None:
             body = await self._service.guarding.after(body)
-        assert exchange.decision is not None and exchange.wishes is not None
-        if exchange.wishes.explain and body.endswith(b"}"):
-            body = (
-                body[:-1]
-                + b',"pointsman":'
-                + orjson.dumps(decision_json(exchange.decision) | {"served": served.expert})
-                + b"}"
-            )
+        if exchange.cache is not None:
+            exchange.cache.keep(served.expert, body)
+        body = self._explained(exchange, body, served.expert)
         headers = [
             JSON,
             (b"content-length", b"%d" % len(body)),
@@ -347,6 +350,34 @@ class Chat:
         ]
         self._service.metrics.overhead_s.observe(exchange.overhead_s())
         self._service.metrics.answered(self._surface, served.expert, 200)
+        exchange.started = True
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    @staticmethod
+    def _explained(exchange: Exchange, body: bytes, served: str) -> bytes:
+        assert exchange.decision is not None and exchange.wishes is not None
+        if not exchange.wishes.explain or not body.endswith(b"}"):
+            return body
+        said = orjson.dumps(decision_json(exchange.decision) | {"served": served})
+        return body[:-1] + b',"pointsman":' + said + b"}"
+
+    async def _again(self, exchange: Exchange, body: bytes, send: Any) -> None:
+        """A kept answer, as it was given the first time; a stream in one piece."""
+        assert exchange.decision is not None
+        null, service = exchange.decision.order[0], self._service
+        if exchange.outcome is not None:
+            exchange.outcome.expert, exchange.outcome.ended = null, "ok"
+        if service.pace is not None and service.admission is not None:
+            service.pace.spent(service.admission.caps.of_caller(exchange.caller), 0)
+        if exchange.wants_stream:
+            kind = _EVENTS
+        else:
+            body = self._explained(exchange, body, null)
+            kind = [JSON, (b"content-length", b"%d" % len(body))]
+        headers = [*kind, *exchange.headers(), *exchange.routed(null, 0)]
+        self._service.metrics.overhead_s.observe(exchange.overhead_s())
+        self._service.metrics.answered(self._surface, null, 200)
         exchange.started = True
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -369,11 +400,16 @@ class Chat:
         service.metrics.overhead_s.observe(exchange.overhead_s())
         exchange.streaming = True
         ok, status = False, 500
+        cache = exchange.cache
         try:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             async for events in stream:
+                if cache is not None:
+                    cache.heard(events)
                 await send({"type": "http.response.body", "body": events, "more_body": True})
             service.pool.ended(served)
+            if cache is not None:
+                cache.keep_stream(served.expert)
             await send({"type": "http.response.body", "body": b""})
             ok, status = True, 200
         except asyncio.CancelledError:
@@ -426,6 +462,30 @@ class Chat:
         await send_failure(failure, exchange.headers(), send)
 
 
+async def cached_or_decided(
+    service: Service,
+    exchange: Exchange,
+    request: ChatRequest,
+    headers: Headers,
+    turn: Turn | None,
+    *,
+    arrived: bool = False,
+) -> Decision:
+    """As `decide`, with a kept answer as a null expert in the choice where a cache is configured and has one."""
+    if service.cache is None:
+        return await decide(service, request, exchange.caller, turn, arrived=arrived)
+    asked = directives(headers)
+    exchange.cache = lookup = await service.cache.look(request, exchange.owner, service.router.use.label, asked)
+    try:
+        decision = await decide(service, request, exchange.caller, turn, arrived=arrived)
+    except NoHealthyExpert:
+        if lookup.found is None:
+            raise
+        preference = request.wishes.preference or service.settings.policy.preference
+        return lookup.alone("dec_" + secrets.token_hex(12), service.router.use.label, preference)
+    return lookup.join(decision)
+
+
 async def decide(
     service: Service, request: ChatRequest, caller: str, turn: Turn | None = None, *, arrived: bool = False
 ) -> Decision:
@@ -449,6 +509,11 @@ async def decide(
     return router.named(request.expert, request.input_tokens, request.max_output_tokens, request.wishes)
 
 
+def _reason(decision: Decision) -> str:
+    named = not decision.experts and not decision.order[0].startswith(NULL_PREFIX)
+    return "the caller named the expert" if named else why(decision)
+
+
 def decision_json(decision: Decision) -> dict[str, Any]:
     """A decision as `/v1/route` and `explain` show it."""
     return {
@@ -458,7 +523,7 @@ def decision_json(decision: Decision) -> dict[str, Any]:
         "policy": decision.policy,
         "preference": decision.preference,
         "paced": decision.paced,
-        "reason": why(decision) if decision.experts else "the caller named the expert",
+        "reason": _reason(decision),
         "familiarity": None if decision.familiarity is None else round(decision.familiarity, 4),
         "session": None if (held := decision.held) is None else asdict(held) | {"stays": stays(decision)},
         "quality_floor": None if (floor := decision.floor) is None else asdict(floor),

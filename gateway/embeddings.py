@@ -24,6 +24,7 @@ class EmbeddingsRequest:
 
     body: dict[str, Any]
     expert: str | None
+    routed: bool  # the caller left the choice to us
     texts: list[str] | None  # None: token lists, which only an upstream can read
     input_tokens: int
 
@@ -34,7 +35,8 @@ def parse_embeddings(data: bytes, experts: tuple[str, ...], local: str | None) -
     body.pop("routing", None)
     names = experts if local is None else (*experts, local)
     model = body.get("model")
-    if model == "auto" and names:
+    routed = model == "auto"
+    if routed and names:
         model = names[0]
     if not isinstance(model, str) or not model:
         raise InvalidRequest("model: expected an embedding model's name", param="model")
@@ -43,7 +45,7 @@ def parse_embeddings(data: bytes, experts: tuple[str, ...], local: str | None) -
         raise UnknownModel(f"no embedding model is called {model[:200]!r}; there are: {there}", param="model")
     texts = read_texts(body.get("input"))
     size = sum(map(len, texts)) // 4 if texts is not None else len(body["input"])
-    return EmbeddingsRequest(body, None if model == local else model, texts, size)
+    return EmbeddingsRequest(body, None if model == local else model, routed, texts, size)
 
 
 def read_texts(given: Any) -> list[str] | None:
@@ -62,13 +64,13 @@ def read_texts(given: Any) -> list[str] | None:
     raise InvalidRequest("input: expected texts or lists of tokens, none of them empty", param="input")
 
 
-def call_of(request: EmbeddingsRequest, timeout_s: float, request_id: str) -> Call:
+def call_of(surface: str, body: dict[str, Any], input_tokens: int, timeout_s: float, request_id: str) -> Call:
     return Call(
-        surface=SURFACE,
-        body=request.body,
+        surface=surface,
+        body=body,
         deadline=asyncio.get_running_loop().time() + timeout_s,
         request_id=request_id,
-        input_tokens=request.input_tokens,
+        input_tokens=input_tokens,
     )
 
 

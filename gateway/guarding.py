@@ -12,6 +12,7 @@ import orjson
 
 from gateway.chat_request import ChatRequest
 from gateway.embeddings import EmbeddingsRequest, read_texts
+from gateway.rerank import RerankRequest
 from router.config import GuardSettings
 from router.errors import Blocked, NoExpertFits
 from router.guards.base import Verdict, load_guard
@@ -47,17 +48,31 @@ class Guarding:
             request = _applied(request, verdict, kind)
         return request
 
-    async def before_embedding(self, request: EmbeddingsRequest) -> EmbeddingsRequest:
-        """As `before`. The gateway's own encoder counts as local; tokens, which no guard can read, are refused."""
+    async def before_embedding(
+        self, request: EmbeddingsRequest, order: list[str]
+    ) -> tuple[EmbeddingsRequest, list[str]]:
+        """The request, and who of `order` may answer it. The gateway's own encoder counts as local; tokens, which
+        no guard can read, are refused. Raises as `before`.
+        """
         if request.texts is None:
             raise Blocked("guards read texts: send `input` as texts, not as tokens", param="input")
         for kind, guard in self._guards:
             verdict = await _asked(guard.before, request.body, 4 * request.input_tokens)
-            _refuse(verdict, kind)
-            if verdict.only is not None and request.expert is not None:
-                _narrowed(None, verdict, kind, request.expert)
+            order = _left(order, verdict, kind)
             if verdict.body is not None:
                 request = replace(request, body=verdict.body, texts=read_texts(verdict.body["input"]))
+        return request, order
+
+    async def before_rerank(self, request: RerankRequest) -> RerankRequest:
+        """As `before_embedding`, of query and documents."""
+        for kind, guard in self._guards:
+            texts = {"input": [request.query, *request.texts]}
+            verdict = await _asked(guard.before, texts, 4 * request.input_tokens)
+            _left([] if request.expert is None else [request.expert], verdict, kind)
+            if verdict.body is not None:
+                query, *documents = verdict.body["input"]
+                body = {**request.body, "query": query, "documents": documents}
+                request = replace(request, body=body, query=query, texts=documents)
         return request
 
     async def after(self, answer: bytes) -> bytes:
@@ -81,6 +96,14 @@ async def _asked(hook: Callable[[Mapping[str, Any]], Verdict], body: dict[str, A
 def _refuse(verdict: Verdict, kind: str) -> None:
     if verdict.block is not None:
         raise Blocked(f"guard {kind!r}: {verdict.block}")
+
+
+def _left(order: list[str], verdict: Verdict, kind: str) -> list[str]:
+    """Who of `order` may answer; empty where the gateway itself does."""
+    _refuse(verdict, kind)
+    if verdict.only is None or not order:
+        return order
+    return [name for name in order if name in verdict.only] or [*_narrowed(None, verdict, kind, order[0])]
 
 
 def _applied(request: ChatRequest, verdict: Verdict, kind: str) -> ChatRequest:

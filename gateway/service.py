@@ -3,10 +3,11 @@
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from gateway.auth import ANONYMOUS, Keyring
+from gateway.caching import Cache
 from gateway.guarding import Guarding
 from gateway.metrics import Metrics
 from gateway.response_store import ResponseStore
@@ -110,10 +111,17 @@ class Service:
         enabled = [spec for spec in self.pool.specs if spec.enabled]
         self.chat_experts = tuple(spec.name for spec in enabled if spec.serves == "chat")
         self.embedding_experts = tuple(spec.name for spec in enabled if spec.serves == "embeddings")
+        #: Embedding experts' vector spaces, where declared.
+        self.spaces = {one.name: one.space for one in settings.experts if one.space is not None}
+        self.rerank_experts = tuple(spec.name for spec in enabled if spec.serves == "rerank")
         if not self.chat_experts:
             raise ConfigError("experts: none of them serves chat and is enabled")
         self.guarding = Guarding(settings.guards, self.pool.specs) if settings.guards else None
         self.metrics = Metrics(self.pool.experts)
+        #: None where no cache is configured.
+        self.cache = (
+            Cache(settings.cache, self.ledger.client, settings.ledger.wait_ms / 1e3) if settings.cache else None
+        )
         self._caps = caps = Caps(settings)
         server_secret = self.keyring.server_secret
         #: None where nothing is limited: then no request asks Redis for anything.
@@ -184,6 +192,8 @@ class Service:
         await self.leases.close()
         if self.decisions is not None:
             await self.decisions.close()
+        if self.cache is not None:
+            await self.cache.close()
         if self.admission is not None:
             await self.admission.close()
         await self.responses.close()
@@ -196,6 +206,21 @@ class Service:
         """The names of the experts and of the local encoder, where there is one."""
         local = () if self.encoder is None else (self.encoder.name,)
         return (*(spec.name for spec in self.pool.specs if spec.enabled), *local)
+
+    def alike(self, expert: str, allowed: Collection[str] | None) -> list[str]:
+        """The embedding experts that `auto` may ask in `expert`'s place: those declared to be of its space.
+
+        Vectors of different models cannot be compared, so without a declared space that is `expert` alone. The
+        cheapest first, those that rest after failures last; not those that the key may not use (`allowed`).
+        """
+        space, pool = self.spaces.get(expert), self.pool
+        names = [
+            name
+            for name in self.embedding_experts
+            if (name == expert or (space is not None and self.spaces.get(name) == space))
+            and (allowed is None or name in allowed)
+        ]
+        return sorted(names, key=lambda name: (pool.resting_s(name) > 0, pool.experts[name].spec.price.input))
 
     def _keys_changed(self, book: Book) -> None:
         self.keyring.learn(book)

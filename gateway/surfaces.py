@@ -7,18 +7,20 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
 
-from gateway.chat import Exchange, decide, decision_json
+from gateway.chat import Exchange, cached_or_decided, decision_json
 from gateway.chat_request import ROUTED, parse_chat
 from gateway.embeddings import SURFACE, call_of, encode_locally, parse_embeddings
 from gateway.metrics import CONTENT_TYPE
 from gateway.permission import permit_model, permitted
+from gateway.rerank import SURFACE as RERANK
+from gateway.rerank import parse_rerank, rerank_locally
 from gateway.reserving import Bill
 from gateway.service import Service
 from gateway.turn import turn_of
 from gateway.wire import read_body, until_gone
 from router.errors import UnknownModel
 from router.experts.base import Call
-from router.experts.pool import PoolError
+from router.experts.pool import Attempt, PoolError
 from router.keys.records import KeyRecord
 from router.router import callers_choice
 from router.types import Usage
@@ -136,7 +138,8 @@ async def route(body: Body, request: Request, service: In, exchange: Known) -> R
         parsed = permitted(exchange.key, parsed, service.router.use, service.settings.policy.preference)
     if service.guarding is not None:
         parsed = await service.guarding.before(parsed)
-    decision = await decide(service, parsed, exchange.caller, turn_of(service.sessions, parsed, exchange.caller))
+    turn = turn_of(service.sessions, parsed, exchange.caller)
+    decision = await cached_or_decided(service, exchange, parsed, request.headers.raw, turn)
     exchange.decision = decision
     return answer(decision_json(decision), exchange)
 
@@ -146,41 +149,72 @@ async def embeddings(body: Body, request: Request, service: In, exchange: Known)
     """OpenAI's embeddings, from an embedding expert or the local encoder."""
     encoder = service.encoder
     parsed = parse_embeddings(body, service.embedding_experts, encoder.name if encoder is not None else None)
-    if exchange.key is not None:
+    order: list[str] = []
+    if parsed.expert is not None:
+        allowed = None if exchange.key is None else exchange.key.models
+        order = service.alike(parsed.expert, allowed) if parsed.routed else [parsed.expert]
+    if exchange.key is not None and not (parsed.routed and order):
         permit_model(exchange.key, parsed.expert or (encoder.name if encoder is not None else ""))
     if service.guarding is not None:
-        parsed = await service.guarding.before_embedding(parsed)
+        parsed, order = await service.guarding.before_embedding(parsed, order)
     if parsed.expert is None:
         assert encoder is not None
         vectors = await encode_locally(parsed, encoder)
         service.metrics.answered(SURFACE, encoder.name, 200)
         return answer(vectors, exchange)
-    call = call_of(parsed, service.settings.limits.timeout_s, exchange.request_id)
-    exchange.decision = callers_choice(parsed.expert)
+    timeout_s = service.settings.limits.timeout_s
+    call = call_of(SURFACE, parsed.body, parsed.input_tokens, timeout_s, exchange.request_id)
+    return await _asked(order, call, service, exchange, request)
+
+
+@api.post("/v1/rerank", openapi_extra=_OBJECT)
+async def rerank(body: Body, request: Request, service: In, exchange: Known) -> Response:
+    """Documents by their relevance to a query, from a rerank expert or by the local encoder's cosine."""
+    encoder = service.encoder
+    parsed = parse_rerank(body, service.rerank_experts, encoder.name if encoder is not None else None)
+    if exchange.key is not None:
+        permit_model(exchange.key, parsed.expert or (encoder.name if encoder is not None else ""))
+    if service.guarding is not None:
+        parsed = await service.guarding.before_rerank(parsed)
+    if parsed.expert is None:
+        assert encoder is not None
+        ranked = await rerank_locally(parsed, encoder)
+        service.metrics.answered(RERANK, encoder.name, 200)
+        return answer(ranked, exchange)
+    timeout_s = service.settings.limits.timeout_s
+    call = call_of(RERANK, parsed.body, parsed.input_tokens, timeout_s, exchange.request_id)
+    return await _asked([parsed.expert], call, service, exchange, request)
+
+
+async def _asked(order: list[str], call: Call, service: Service, exchange: Exchange, request: Request) -> Response:
+    """The answer of the first expert that gives one to a call that has input alone, within the limits."""
+    expert = order[0]
+    exchange.decision = callers_choice(expert)
     if service.admission is not None:
         exchange.bill = Bill()
-        cost_nano = service.pool.experts[parsed.expert].spec.price.cost_nano(Usage(parsed.input_tokens))
-        name = exchange.decision.id
-        await exchange.bill.reserve(service, name, exchange.caller, parsed.expert, parsed.input_tokens, cost_nano)
+        tokens = call.input_tokens
+        cost_nano = service.pool.experts[expert].spec.price.cost_nano(Usage(tokens))
+        await exchange.bill.reserve(service, exchange.decision.id, exchange.caller, expert, tokens, cost_nano)
     try:
-        return await _embedded(parsed.expert, call, service, exchange, request)
+        return await _answered(order, call, service, exchange, request)
     finally:
         if exchange.bill is not None:
             exchange.bill.settle(service)
 
 
-async def _embedded(expert: str, call: Call, service: Service, exchange: Exchange, request: Request) -> Response:
-    began = time.perf_counter()
+async def _answered(
+    order: list[str], call: Call, service: Service, exchange: Exchange, request: Request
+) -> Response:
+    began, limit = time.perf_counter(), service.settings.limits.attempts
     try:
-        asking = service.pool.ask(call, [expert], attempts=1, streaming=False)
+        asking = service.pool.ask(call, order, attempts=min(len(order), limit), streaming=False)
         served = await until_gone(asking, request.receive)
     except PoolError as error:
-        exchange.attempts = error.attempts
-        service.missed(expert, error.last.kind)
+        _note(exchange, error.attempts, service)
         raise
     finally:
         exchange.upstream_s = time.perf_counter() - began
-    exchange.attempts = served.attempts
+    _note(exchange, served.attempts, service)
     assert served.answer is not None
     cost_nano = service.meter(
         served.expert,
@@ -192,7 +226,14 @@ async def _embedded(expert: str, call: Call, service: Service, exchange: Exchang
     )
     if exchange.bill is not None:
         exchange.bill.add(served.expert, served.answer.usage, cost_nano)
-    service.metrics.answered(SURFACE, served.expert, 200)
+    service.metrics.answered(call.surface, served.expert, 200)
     response = answer(served.answer.body, exchange)
     response.raw_headers.extend(exchange.routed(served.expert, cost_nano))
     return response
+
+
+def _note(exchange: Exchange, attempts: list[Attempt], service: Service) -> None:
+    exchange.attempts = attempts
+    for attempt in attempts:
+        if attempt.failure is not None:
+            service.missed(attempt.expert, attempt.failure.kind, blamed=attempt.blamed)

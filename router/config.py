@@ -130,7 +130,8 @@ class ExpertBase(Section):
     hedge: Hedge | None = Field(None, description="default: `limits.hedge`")
     enabled: bool = True
     local: bool = Field(False, description="what it is sent stays in your hands; guards may ask for that")
-    serves: Literal["chat", "embeddings"] = "chat"
+    space: Name | None = Field(None, description="of an embedding model's vectors: experts of one are alike")
+    serves: Literal["chat", "embeddings", "rerank"] = Field("chat", description="`rerank`: endpoints only")
 
 
 Url = Annotated[str, Field(pattern=r"^https?://[^\s]+$", description="up to and with /v1")]
@@ -180,10 +181,21 @@ class EndpointSettings(ExpertBase):
         )
 
 
+def _no_rerank(serves: str) -> str:
+    if serves == "rerank":
+        raise ValueError("only an expert of `kind: endpoint` can serve rerank")
+    return serves
+
+
+#: What an expert that is no endpoint may serve.
+Served = Annotated[Literal["chat", "embeddings", "rerank"], AfterValidator(_no_rerank)]
+
+
 class RemoteSettings(ExpertBase):
     """Any provider that litellm speaks to; `model` as litellm names it (`anthropic/claude-...`)."""
 
     kind: Literal["remote"]
+    serves: Served = "chat"
     api_key: Secret | None = None
     api_base: str | None = None
 
@@ -192,6 +204,7 @@ class SimulatedSettings(ExpertBase):
     """No model at all: latency, tokens and quality as configured, or replayed from a table of outcomes."""
 
     kind: Literal["simulated"]
+    serves: Served = "chat"
     quality: float = Field(0.7, ge=0, le=1)
     output_tokens: int = Field(64, ge=1, le=100_000)
     replay: ReplaySettings | None = None
@@ -268,6 +281,15 @@ class DecisionSettings(Section):
     stream_rows: int = Field(100_000, ge=1, le=10**8, description="that may wait in Redis; later ones are dropped")
 
 
+class CacheSettings(Section):
+    """Answers kept in the ledger's Redis and given again to the same request; there only where it is configured."""
+
+    ttl_s: Seconds = 3600.0
+    max_entry_bytes: int = Field(256 * 1024, ge=1024, le=16 * 1024 * 1024)
+    scope: Literal["key", "gateway"] = Field("key", description="who is given another's answer: nobody, or all")
+    sampled: bool = Field(False, description="also answers to requests with a temperature above 0 or n above 1")
+
+
 class KeySettings(Secret):
     """One API key that callers may use; `name` is what logs and metrics call it."""
 
@@ -326,6 +348,7 @@ class Settings(Section):
     encoder: EncoderSettings = EncoderSettings()
     ledger: LedgerSettings = LedgerSettings()
     decisions: DecisionSettings | None = None
+    cache: CacheSettings | None = None
     auth: AuthSettings = AuthSettings()
     limits: LimitSettings = LimitSettings()
     budget: Budgets = ()
@@ -340,6 +363,9 @@ class Settings(Section):
         doubles = sorted({name for name in names if names.count(name) > 1})
         if doubles:
             raise ValueError(f"experts: the name {doubles[0]!r} is given twice")
+        spaced = sorted(one.name for one in self.experts if one.space is not None and one.serves != "embeddings")
+        if spaced:
+            raise ValueError(f"experts: {spaced[0]!r} has a `space` and serves no embeddings")
         reserved = sorted(name for name in names if name == "auto" or name.startswith("auto:"))
         if reserved:
             raise ValueError(f"experts: {reserved[0]!r} is a routed name, not an expert's")

@@ -1,11 +1,13 @@
 """A decision in words, for people."""
 
 from router.stickiness import why_held
-from router.types import UNLIKE, Decision, Floor
+from router.types import NULL_PREFIX, UNLIKE, Decision, Floor
 
 
 def why(decision: Decision) -> str:
     """For people: what the chosen expert is expected to do, against the strongest one, and what of the floor."""
+    if decision.order[0].startswith(NULL_PREFIX):
+        return f"{decision.order[0]}: an answer that was kept, at no cost, is worth as much as any expert's"
     candidates = decision.candidates()
     terms = "the pace of a budget" if decision.paced else repr(decision.preference)
     chosen = candidates[0]

@@ -12,6 +12,7 @@ Preference = Literal["cheap", "balanced", "best"]
 PREFERENCES: tuple[Preference, ...] = ("cheap", "balanced", "best")
 Tier = Literal["small", "medium", "large", "frontier"]
 TIERS: tuple[Tier, ...] = ("small", "medium", "large", "frontier")
+NULL_PREFIX = "cache:"  # of the names of null experts: see `router.null_experts`
 UNLIKE = 0.5  # familiarity under which too little is proven of queries like it
 
 

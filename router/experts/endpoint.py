@@ -16,7 +16,7 @@ from router.experts.sse import HELD_BYTES, Rewriter, StreamError, has_content, u
 from router.types import ExpertSpec, Usage
 
 #: The list that an answer must hold, by surface.
-PROMISED = {"chat/completions": "choices", "embeddings": "data"}
+PROMISED = {"chat/completions": "choices", "embeddings": "data", "rerank": "results"}
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 

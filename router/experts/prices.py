@@ -32,7 +32,7 @@ _FLAGS = {
     "json": "supports_response_schema",
     "audio": "supports_audio_input",
 }
-_MODES = {"chat": ("chat", "responses", "completion"), "embeddings": ("embedding",)}
+_MODES = {"chat": ("chat", "responses", "completion"), "embeddings": ("embedding",), "rerank": ("rerank",)}
 
 Entry = Mapping[str, Any]
 
@@ -169,7 +169,7 @@ def _number(entry: Entry, key: str) -> float | None:
 def _price(entry: Entry, serves: str) -> Price | None:
     """Per million tokens; None for an entry that is not priced by the token."""
     fresh, output = _number(entry, "input_cost_per_token"), _number(entry, "output_cost_per_token")
-    if output is None and serves == "embeddings":
+    if output is None and serves in ("embeddings", "rerank"):
         output = 0.0
     if fresh is None or output is None or (fresh == 0 and output == 0):
         return None

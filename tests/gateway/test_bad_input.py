@@ -212,7 +212,7 @@ def test_wishes_that_leave_nobody_are_refused(gateway: Gateway) -> None:
     assert error["param"] == "routing.max_cost_usd"
 
 
-@pytest.mark.parametrize("path", ["/v1/route", "/v1/embeddings"])
+@pytest.mark.parametrize("path", ["/v1/route", "/v1/embeddings", "/v1/rerank"])
 @pytest.mark.parametrize("data", [b"", b"[]", OK[:-3], b'{"model":"small","input":' + DEEP + b"}"])
 def test_the_other_surfaces_refuse_as_well(path: str, data: bytes, gateway: Gateway) -> None:
     answer = gateway.client.post(path, content=data)

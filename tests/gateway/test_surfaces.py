@@ -128,6 +128,26 @@ def test_embeddings_are_billed_by_their_input(embedding: Gateway, large: Upstrea
     assert embedding.metric("pointsman_tokens_total", expert="embed", kind="input") == 7
 
 
+@pytest.mark.parametrize(("spaces", "asked"), [(("s", "s"), "cheap"), (("s", "t"), "dear"), ((None, None), "dear")])
+def test_auto_chooses_among_embedding_experts_of_one_space(spaces: Any, asked: str, world: World) -> None:
+    dear, cheap = (
+        expert(
+            name, upstream.url, serves="embeddings", tier="large", space=space, price={"input": usd, "output": 0.0}
+        )
+        for name, upstream, space, usd in zip(
+            ("dear", "cheap"), (world.large, world.small), spaces, (4.0, 1.0), strict=True
+        )
+    )
+    gateway = world.start(experts=[dear, cheap, expert("small", world.small.url)])
+    world.small.always = world.large.always = answers(embedded("float"))
+    answer = gateway.post("/v1/embeddings", model="auto", input="hello")
+    assert answer.headers["x-pointsman-expert"] == asked
+    assert gateway.post("/v1/embeddings", model="dear", input="x").headers["x-pointsman-expert"] == "dear"
+    world.small.always = refuses(500)
+    served = gateway.post("/v1/embeddings", model="auto", input="hello").headers["x-pointsman-expert"]
+    assert served == "dear", "one of the space takes over"
+
+
 @pytest.mark.parametrize(
     "given",
     [None, "", [], [""], ["a", 1], [["a"]], [1.5], {}, 5, [[]], [[1], []], ["a"] * 2049, [True]],
