@@ -218,7 +218,7 @@ class Chat:
         exchange.wants_stream, exchange.most_tokens = request.stream, request.max_output_tokens
         if service.decisions is not None:
             exchange.outcome = Outcome(request)
-        turn = turn_of(service.sessions, request, exchange.caller)
+        turn = turn_of(service.sessions, request, exchange.owner)
         decision = await cached_or_decided(service, exchange, request, headers, turn, arrived=True)
         exchange.decision = decision
         if exchange.cache is not None and exchange.cache.chosen is not None:
@@ -227,7 +227,7 @@ class Chat:
         if service.admission is not None:
             exchange.bill = Bill()
             decision = await reserve(service, exchange.bill, request, decision, exchange.caller)
-        exchange.decision = decision
+            exchange.decision = decision
         call = Call(
             surface=SURFACE,
             body=request.body,
@@ -333,11 +333,11 @@ class Chat:
             served.expert, answer.usage, ok=True, ttft_s=answer.ttft_s, took_s=served.took_s, streamed=False
         )
         exchange.spent(served.expert, answer.usage, cost_nano)
-        if exchange.outcome is not None:
-            exchange.outcome.ended = "ok"
         body = answer.body
         if self._service.guarding is not None:
             body = await self._service.guarding.after(body)
+        if exchange.outcome is not None:
+            exchange.outcome.ended = "ok"
         if exchange.cache is not None:
             exchange.cache.keep(served.expert, body)
         body = self._explained(exchange, body, served.expert)

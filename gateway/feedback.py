@@ -35,8 +35,7 @@ async def feedback(body: Body, service: In, exchange: Known) -> Response:
     if not isinstance(decision, str) or not 0 < len(decision) <= 100:
         raise InvalidRequest("decision: expected the id of a decision", param="decision")
     score = score_of(given.get("score"), given.get("thumb"))
-    owner = exchange.caller if exchange.key is None else exchange.key.id
-    if await decisions.owner(decision) != owner:
+    if await decisions.owner(decision) != exchange.owner:
         raise UnknownRecord(f"no decision of this key is called {decision!r}, or it is too old", param="decision")
     decisions.record(
         {"kind": "feedback", "decision_id": decision, "at": time.time(), "caller": exchange.caller, "score": score}

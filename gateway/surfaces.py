@@ -138,7 +138,7 @@ async def route(body: Body, request: Request, service: In, exchange: Known) -> R
         parsed = permitted(exchange.key, parsed, service.router.use, service.settings.policy.preference)
     if service.guarding is not None:
         parsed = await service.guarding.before(parsed)
-    turn = turn_of(service.sessions, parsed, exchange.caller)
+    turn = turn_of(service.sessions, parsed, exchange.owner)
     decision = await cached_or_decided(service, exchange, parsed, request.headers.raw, turn)
     exchange.decision = decision
     return answer(decision_json(decision), exchange)

@@ -1,7 +1,7 @@
 """One request as a turn of its conversation: which one it is, what of it its expert has read, and where it went.
 
 A conversation is known by the caller's `session`, or by how it begins: system prompt, tools and first user message.
-Both are hashed with the caller's name as the key, so that no caller meets another's. Nothing can be read back from
+Both are hashed with the caller's key as theirs, so that no caller meets another's. Nothing can be read back from
 a hash, though one who knows a prompt to the letter, and its caller, can tell that it was sent.
 """
 
