@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from gateway.chat import Exchange
 from gateway.chat_request import parse_object
+from gateway.exchange import Exchange
 from gateway.surfaces import In, answer
 from gateway.wire import read_body
 from router.errors import Conflict, InvalidRequest, UnknownRecord

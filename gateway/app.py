@@ -11,9 +11,10 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from gateway import admin, feedback
-from gateway.chat import Chat, Exchange
+from gateway.chat import Chat
 from gateway.completions import Completions
 from gateway.errors import Failure, describe, failure, internal
+from gateway.exchange import Exchange
 from gateway.messages import Messages, anthropic_failure
 from gateway.responses import Responses
 from gateway.service import Service

@@ -5,39 +5,30 @@
 
 import asyncio
 import logging
-import re
-import secrets
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
-from dataclasses import asdict
 from typing import Any
 
 import orjson
 
-from gateway.auth import Caller
-from gateway.caching import Lookup, directives
 from gateway.chat_request import ChatRequest, parse_chat
+from gateway.deciding import cached_or_decided, decision_json
 from gateway.decision_row import Outcome
 from gateway.errors import Failure, describe, failure, internal, stream_error
+from gateway.exchange import Exchange
 from gateway.permission import permitted
 from gateway.reserving import Bill, reserve
 from gateway.service import Service
-from gateway.turn import Turn, turn_of
+from gateway.turn import turn_of
 from gateway.wire import JSON, ClientGone, Headers, read_body, send_failure, until_gone
 from router.errors import (
     ExpertError,
-    NoExpertFits,
-    NoHealthyExpert,
     PointsmanError,
 )
 from router.experts.base import Answer, Call, Stream
 from router.experts.pool import Attempt, PoolError, Served
-from router.explanation import why
-from router.keys.records import KeyRecord
-from router.stickiness import stays
-from router.types import NULL_PREFIX, Decision, Usage, Wishes
+from router.types import Usage
 
 log = logging.getLogger("pointsman")
 
@@ -46,113 +37,7 @@ Parse = Callable[[bytes, Sequence[tuple[bytes, bytes]], Sequence[str]], ChatRequ
 Prepare = Callable[[bytes, str], Awaitable[None]]
 LEAST_PATIENCE_S = 1.0
 MARGIN_S = 0.5  # taken off the client's own read timeout, so that our answer comes before it gives up
-_REQUEST_ID = re.compile(rb"[\w.\-]{1,128}")
 _EVENTS: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
-
-
-class Exchange:
-    """One request on its way through: what its headers, its log line and its bill need."""
-
-    __slots__ = (
-        "attempts",
-        "began",
-        "bill",
-        "cache",
-        "call",
-        "caller",
-        "decision",
-        "key",
-        "most_tokens",
-        "outcome",
-        "request_id",
-        "started",
-        "streaming",
-        "upstream_s",
-        "wants_stream",
-        "wishes",
-    )
-
-    def __init__(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        self.began = time.perf_counter()
-        self.request_id = next(
-            (value.decode() for name, value in headers if name == b"x-request-id" and _REQUEST_ID.fullmatch(value)),
-            "",
-        ) or "req_" + secrets.token_hex(12)
-        self.caller = ""
-        self.key: KeyRecord | None = None  # the caller's, where it is a virtual one
-        self.call: Call | None = None  # while an expert is asked and nothing has come yet
-        self.decision: Decision | None = None
-        self.attempts: list[Attempt] = []
-        self.streaming = False  # the head of a stream is sent: what fails from now on is an event
-        self.upstream_s = 0.0
-        self.wants_stream = False
-        self.started = False  # an answer's first byte is on its way
-        self.most_tokens: int | None = None
-        self.wishes: Wishes | None = None
-        self.outcome: Outcome | None = None  # where decisions are logged
-        self.cache: Lookup | None = None  # where one is configured
-        self.bill: Bill | None = None  # where limits or budgets are configured
-
-    def known(self, caller: Caller) -> None:
-        self.caller, self.key = caller.name, caller.key
-
-    @property
-    def owner(self) -> str:
-        """Whose what it stores is: a virtual key's name may be another's later, its id never is."""
-        return self.caller if self.key is None else self.key.id
-
-    def spent(self, expert: str, usage: Usage, cost_nano: int) -> None:
-        """A call, or a part of one, was metered."""
-        if self.bill is not None:
-            self.bill.add(expert, usage, cost_nano)
-        if self.outcome is not None:
-            self.outcome.spent(usage, cost_nano)
-
-    def failures(self) -> str:
-        """What came of the experts that were asked in vain, for the log."""
-        return "; ".join(str(attempt.failure) for attempt in self.attempts if attempt.failure is not None)
-
-    def overhead_s(self) -> float:
-        return time.perf_counter() - self.began - self.upstream_s
-
-    def headers(self) -> Headers:
-        """What every answer carries, errors too."""
-        took_ms = (time.perf_counter() - self.began) * 1e3
-        overhead_ms = took_ms - self.upstream_s * 1e3
-        headers = [
-            (b"x-request-id", self.request_id.encode()),
-            (b"openai-processing-ms", b"%d" % took_ms),
-            (b"x-pointsman-overhead-ms", b"%.3f" % overhead_ms),
-            (b"x-pointsman-attempts", b"%d" % len(self.attempts)),
-        ]
-        if self.cache is not None:
-            headers.append((b"x-pointsman-cache", self.cache.state))
-        if self.bill is not None:
-            headers += self.bill.headers()
-        return headers
-
-    def passed_on(self, upstreams: Sequence[tuple[bytes, bytes]]) -> Sequence[tuple[bytes, bytes]]:
-        """The upstream's headers that callers read: its limits only where the gateway has none of that kind."""
-        if self.bill is None:
-            return upstreams
-        ours = {name for name, _ in self.bill.headers()}
-        return [(name, value) for name, value in upstreams if name not in ours]
-
-    def routed(self, expert: str, cost_nano: int) -> Headers:
-        """What a routed answer carries on top."""
-        decision = self.decision
-        assert decision is not None
-        headers = [
-            (b"x-pointsman-decision", decision.id.encode()),
-            (b"x-pointsman-expert", expert.encode()),
-            (b"x-pointsman-policy", decision.policy.encode()),
-            (b"x-pointsman-cost-usd", b"%d.%09d" % divmod(cost_nano, 1_000_000_000)),
-        ]
-        if self.wishes is not None and self.wishes.explain and len(decision.experts):
-            failed = [f"{a.expert} failed ({a.failure.kind})" for a in self.attempts if a.failure is not None]
-            said = "; ".join([why(decision), *failed, *([f"{expert} answered"] if failed else [])])
-            headers.append((b"x-pointsman-reason", said.encode("ascii", "replace")))
-        return headers
 
 
 class Chat:
@@ -460,89 +345,3 @@ class Chat:
             level, "request=%s caller=%s status=%d %s", exchange.request_id, exchange.caller, failure.status, what
         )
         await send_failure(failure, exchange.headers(), send)
-
-
-async def cached_or_decided(
-    service: Service,
-    exchange: Exchange,
-    request: ChatRequest,
-    headers: Headers,
-    turn: Turn | None,
-    *,
-    arrived: bool = False,
-) -> Decision:
-    """As `decide`, with a kept answer as a null expert in the choice where a cache is configured and has one."""
-    if service.cache is None:
-        return await decide(service, request, exchange.caller, turn, arrived=arrived)
-    asked = directives(headers)
-    exchange.cache = lookup = await service.cache.look(request, exchange.owner, service.router.use.label, asked)
-    try:
-        decision = await decide(service, request, exchange.caller, turn, arrived=arrived)
-    except NoHealthyExpert:
-        if lookup.found is None:
-            raise
-        preference = request.wishes.preference or service.settings.policy.preference
-        return lookup.alone("dec_" + secrets.token_hex(12), service.router.use.label, preference)
-    return lookup.join(decision)
-
-
-async def decide(
-    service: Service, request: ChatRequest, caller: str, turn: Turn | None = None, *, arrived: bool = False
-) -> Decision:
-    """The router's decision, or the caller's own where the request names its expert. Raises `RequestError`.
-
-    `arrived`: an expert will be asked, which counts in the pace of the caller's budgets.
-    """
-    router = service.router
-    price = None
-    if service.admission is not None and service.pace is not None:
-        caps = service.admission.caps.of_caller(caller)
-        price = service.pace.arrived(caps) if arrived else service.pace.price(caps)
-    if request.expert is None:
-        stay = None if turn is None else await turn.stay()
-        decision = await router.decide(request.query(caller), request.wishes, price=price, stay=stay)
-        service.metrics.encode_s.observe(decision.encode_s)
-        return decision
-    if request.wishes.fallback:
-        with suppress(NoExpertFits, NoHealthyExpert):  # no other could help: the caller's own choice stands alone
-            return await router.decide(request.query(caller), request.wishes, first=request.expert)
-    return router.named(request.expert, request.input_tokens, request.max_output_tokens, request.wishes)
-
-
-def _reason(decision: Decision) -> str:
-    named = not decision.experts and not decision.order[0].startswith(NULL_PREFIX)
-    return "the caller named the expert" if named else why(decision)
-
-
-def decision_json(decision: Decision) -> dict[str, Any]:
-    """A decision as `/v1/route` and `explain` show it."""
-    return {
-        "object": "routing.decision",
-        "id": decision.id,
-        "expert": decision.order[0],
-        "policy": decision.policy,
-        "preference": decision.preference,
-        "paced": decision.paced,
-        "reason": _reason(decision),
-        "familiarity": None if decision.familiarity is None else round(decision.familiarity, 4),
-        "session": None if (held := decision.held) is None else asdict(held) | {"stays": stays(decision)},
-        "quality_floor": None if (floor := decision.floor) is None else asdict(floor),
-        "candidates": [
-            {
-                "expert": candidate.expert,
-                "eligible": candidate.reason is None,
-                "reason": candidate.reason,
-                "quality": round(candidate.quality, 6),
-                "quality_std": round(candidate.std, 6),
-                "cost_usd": round(candidate.cost_usd, 9),
-                "latency_s": round(candidate.latency_s, 4),
-                "utility": round(candidate.utility, 6),
-                "propensity": round(candidate.propensity, 6),
-            }
-            for candidate in decision.candidates()
-        ],
-        "timing_ms": {
-            "encode": round(decision.encode_s * 1e3, 3),
-            "decide": round(decision.decide_s * 1e3, 3),
-        },
-    }

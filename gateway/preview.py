@@ -8,8 +8,8 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from gateway.chat import decision_json
 from gateway.chat_request import MESSAGE_TOKENS, ChatRequest
+from gateway.deciding import decision_json
 from gateway.guarding import Guarding
 from gateway.service import load_encoder, load_use
 from router.config import Settings

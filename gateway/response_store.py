@@ -25,7 +25,7 @@ from gateway.chat_request import check_values
 from gateway.errors import NotStored, StoreAway
 from router.config import ResponseSettings
 from router.errors import InvalidRequest
-from router.ledger.store import PREFIX
+from router.ledger.store import PREFIX, let_go
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -67,11 +67,7 @@ class ResponseStore:
     async def close(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            try:
-                async with self._answering(READ_TIMEOUT_S):
-                    await client.aclose()
-            except StoreAway:
-                return  # it is gone already
+            await let_go(client)
 
     async def keep(self, caller: str, name: str, given: bytes, response: bytes, before: Conversation) -> bool:
         """Whether it is stored: not where it is too large or Redis does not take it in time. Raises nothing."""

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
 
-from gateway.chat import Exchange, cached_or_decided, decision_json
 from gateway.chat_request import ROUTED, parse_chat
+from gateway.deciding import cached_or_decided, decision_json
 from gateway.embeddings import SURFACE, call_of, encode_locally, parse_embeddings
+from gateway.exchange import Exchange
 from gateway.metrics import CONTENT_TYPE
 from gateway.permission import permit_model, permitted
 from gateway.rerank import SURFACE as RERANK

@@ -81,8 +81,7 @@ class KeyRegistry:
             await asyncio.wait({self._task})
         await self._unsubscribe()
         if self._store is not None:
-            with contextlib.suppress(LedgerError):
-                await self._store.close()
+            await self._store.close()
 
     async def refresh(self) -> None:
         """Learns what changed. Raises `LedgerError`."""

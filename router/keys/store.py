@@ -20,7 +20,7 @@ import orjson
 from router.errors import LedgerError
 from router.keys.records import digest_of
 from router.keys.script import COMMIT, READ, SHA
-from router.ledger.store import PREFIX, answering
+from router.ledger.store import PREFIX, answering, let_go
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -79,8 +79,7 @@ class KeyStore:
         return found
 
     async def close(self) -> None:
-        async with answering(self._where):
-            await self._client.aclose()
+        await let_go(self._client)
 
     async def _run(self, script: str, keys: tuple[str, ...], *arguments: Any) -> list[Any]:
         from redis.exceptions import NoScriptError

@@ -23,6 +23,7 @@ from router.errors import OverLimit
 from router.ledger.caps import LEASE_MS, REPLICAS_KEY, Cap, Caps, reservation_key
 from router.ledger.caps_script import HEARTBEAT_SHA, RESERVE_SHA, SCRIPTS, SETTLE_SHA
 from router.ledger.share import Shares
+from router.ledger.store import let_go
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -119,7 +120,7 @@ class Admission:
         if self._owed:
             log.warning("limits: closed with %d calls that were never settled", len(self._owed))
         if self._client is not None:
-            await self._let_go()
+            await let_go(self._client)
 
     def reservation(self, name: str, caller: str, expert: str, tokens: int, cost_nano: int) -> Reservation:
         """What a call is expected to take; `name` is the decision's id. Nothing is reserved yet."""
@@ -333,13 +334,6 @@ class Admission:
         if self.degraded:
             log.warning("limits: Redis answers again; %d settlements were dropped", self._dropped)
         self.degraded = False
-
-    async def _let_go(self) -> None:
-        from redis.exceptions import RedisError
-
-        with contextlib.suppress(RedisError, OSError, TimeoutError):
-            async with asyncio.timeout(1.0):
-                await self._client.aclose()
 
 
 def _amounts(caps: tuple[Cap, ...], tokens: int, cost_nano: int) -> tuple[int, ...]:

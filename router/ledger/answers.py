@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from router.ledger.store import PREFIX
+from router.ledger.store import PREFIX, let_go
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -78,7 +78,7 @@ class Answers:
         if self._writes:
             await asyncio.wait(self._writes, timeout=WRITE_WAIT_S)
         if self._client is not None:
-            await self._client.aclose()
+            await let_go(self._client)
             self._client = None
 
     async def _write(self, digest: str, value: bytes) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from router.ledger.store import MARKER_LIFE_S, answering
+from router.ledger.store import MARKER_LIFE_S, answering, let_go
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -146,8 +146,7 @@ class DecisionStream:
         return bool(await self._run(_DONE, [LEASE, RANGE, STREAM], arguments))
 
     async def close(self) -> None:
-        async with answering(self._where):
-            await self._client.aclose()
+        await let_go(self._client)
 
     async def _run(self, script: str, keys: list[str], arguments: list[Any]) -> Any:
         async with answering(self._where):

@@ -69,9 +69,9 @@ class Decisions:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 while self.owed:
                     await self._send(self._stream)
-            await self._stream.close()
         except (LedgerError, TimeoutError):
             log.warning("decision log: closed with %d rows that were never sent", self.owed)
+        await self._stream.close()
 
     def record(self, row: Row) -> None:
         """Takes one row. Never waits, never raises."""

@@ -11,6 +11,8 @@ import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from router.ledger.store import let_go
+
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
@@ -47,5 +49,5 @@ class Leases:
 
     async def close(self) -> None:
         if self._client is not None:
-            await self._client.aclose()
+            await let_go(self._client)
             self._client = None

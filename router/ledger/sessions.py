@@ -9,7 +9,6 @@ word of each conversation alone; while Redis is away it waits in memory, bounded
 """
 
 import asyncio
-import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from router.config import StickySettings
-from router.ledger.store import PREFIX
+from router.ledger.store import PREFIX, let_go
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -101,11 +100,7 @@ class Sessions:
             self._task.cancel()
             await asyncio.wait({self._task})
         if self._client is not None:
-            from redis.exceptions import RedisError
-
-            with contextlib.suppress(RedisError, OSError, TimeoutError):
-                async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                    await self._client.aclose()
+            await let_go(self._client)
 
     def _see(self, key: str, stand: Stand) -> None:
         self._seen[key] = stand
