@@ -1,6 +1,7 @@
 """The decision log: every routed request is one row of a Parquet file, whoever is killed on the way."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from upstream import Upstream, close, refuses, sse, streams
 
 from router.config import DecisionSettings, parse_settings
 from router.errors import ConfigError
-from router.ledger.decision_rows import Row
+from router.ledger.decision_rows import Row, write
 from router.ledger.decision_stream import LEASE
 from router.ledger.decisions import Decisions
 from router.ledger.store import connect
@@ -78,6 +79,40 @@ async def test_a_killed_writer_and_a_restarted_redis_neither_lose_nor_double_a_r
         assert {path.parent.name for path in folder.glob("*/*")} == {"day=2023-11-14", "day=2023-11-15"}
     finally:
         for process in (first, second):
+            if process is not None:
+                process.kill()
+                process.wait()
+        await sender.close()
+
+
+async def test_of_two_living_writers_one_that_stalled_changes_nothing_when_it_wakes(
+    redis_process: RedisProcess, tmp_path: Path
+) -> None:
+    folder, url = tmp_path / "log", redis_process.url
+    stalled = start_writer(url, folder, pause_s=0.5)
+    second: subprocess.Popen[str] | None = None
+    sender = Decisions(DecisionSettings(folder=str(tmp_path), rotate_rows=1_000_000), lambda: connect(url, None))
+    sender.open()
+    sender._tasks[1].cancel()
+    try:
+        for number in range(500):
+            sender.record(row(number, 1.7e9))
+        await async_until(lambda: not sender.owed)
+        assert stalled.stdout is not None and stalled.stdout.readline().startswith("wrote")
+        stalled.send_signal(signal.SIGSTOP)  # written, not yet acknowledged, and the lease runs out
+        redis_process.command(f"DEL {LEASE}")
+        second = start_writer(url, folder, pause_s=0)
+        await async_until(lambda: len(logged_rows(folder)) == 500)
+        stalled.send_signal(signal.SIGCONT)  # acknowledges what is no longer its own
+        for number in range(500, 900):
+            sender.record(row(number, 1.7e9))
+        await async_until(lambda: not sender.owed and len(logged_rows(folder)) >= 900)
+        assert sorted(one["decision_id"] for one in logged_rows(folder)) == [f"dec_{n:05}" for n in range(900)]
+        stalled.kill()
+        stalled.wait()
+        assert len(stalled.stdout.read().splitlines()) == 0  # the lease was never its own again
+    finally:
+        for process in (stalled, second):
             if process is not None:
                 process.kill()
                 process.wait()
@@ -169,6 +204,29 @@ def test_of_the_prompt_only_what_was_chosen_is_kept(
     (found,) = until(lambda: logged_rows(tmp_path), "a row")
     kept = {name for name in ("prompt", "prompt_hash", "embedding") if found[name] is not None}
     assert kept == ({column} if column else set())
+
+
+def test_by_default_the_vector_of_a_routed_prompt_is_kept(
+    world: World, redis_process: RedisProcess, tmp_path: Path
+) -> None:
+    settings = {"folder": str(tmp_path), "rotate_s": 0.1}
+    world.start(policy={"artifact": "default"}, ledger={"url": redis_process.url}, decisions=settings).chat("auto")
+    (found,) = until(lambda: logged_rows(tmp_path), "a row")
+    assert (found["prompt"], found["prompt_hash"]) == (None, None)
+    assert sum(one * one for one in found["embedding"]) == pytest.approx(1, abs=1e-3)
+
+
+def test_rows_go_to_any_file_system_by_its_url() -> None:
+    fsspec = pytest.importorskip("fsspec")
+    for _ in range(2):  # whoever writes a range again leaves the same file
+        write("memory://decisions", "1-2", [row(1, 1.7e9), row(2, 1.7e9 + 86_400)])
+    files = fsspec.filesystem("memory").glob("/decisions/*/*.parquet")
+    assert [name.split("/")[-2:] for name in sorted(files)] == [
+        ["day=2023-11-14", "1-2.parquet"],
+        ["day=2023-11-15", "1-2.parquet"],
+    ]
+    with fsspec.open(f"memory://{sorted(files)[0]}") as file:
+        assert [one["decision_id"] for one in parquet.read_table(file).to_pylist()] == ["dec_00001"]
 
 
 async def test_rows_beyond_the_bound_are_dropped_and_counted(redis_process: RedisProcess, tmp_path: Path) -> None:
