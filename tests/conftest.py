@@ -42,6 +42,15 @@ def short_folder() -> Iterator[Path]:
 
 
 @pytest.fixture
+def home(short_folder: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
+    """Where the commands keep their data in this test."""
+    folder = short_folder / str(abs(hash(request.node.name)))
+    folder.mkdir()
+    monkeypatch.setenv("XDG_DATA_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
 def redis_process(redis_binary: Path, short_folder: Path, request: pytest.FixtureRequest) -> Iterator[RedisProcess]:
     """A running server that is this test's alone; `parametrize` it indirectly with more options."""
     server = RedisProcess(Path(tempfile.mkdtemp(dir=short_folder)), *getattr(request, "param", ()))

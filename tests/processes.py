@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,16 @@ import yaml
 from upstream import WAIT_S
 
 POINTSMAN = str(Path(sys.executable).with_name("pointsman"))
+WRONG = 2  # the exit code of what a person can mend
+
+
+@dataclass
+class Ended:
+    """A command that ran to its end."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
 def written(folder: Path, settings: Any) -> str:

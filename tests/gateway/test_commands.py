@@ -3,38 +3,17 @@
 import json
 import logging
 import re
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from processes import WRONG, Ended
 from serving import World, expert
 from upstream import Upstream, refuses
 
 from router.cli import main
-
-POINTSMAN = str(Path(sys.executable).with_name("pointsman"))
-WRONG = 2
-
-
-@pytest.fixture
-def home(short_folder: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
-    """Where the commands keep their data in this test."""
-    folder = short_folder / str(abs(hash(request.node.name)))
-    folder.mkdir()
-    monkeypatch.setenv("XDG_DATA_HOME", str(folder))
-    return folder
-
-
-@dataclass
-class Ended:
-    returncode: int
-    stdout: str
-    stderr: str
-
 
 Command = Callable[..., Ended]
 

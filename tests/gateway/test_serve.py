@@ -7,34 +7,15 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import openai
 import pytest
-from processes import POINTSMAN, Running, listens, written
+from processes import POINTSMAN, WRONG, Ended, Running, listens, written
 from serving import HELLO, World, until
 from upstream import HELLO as EVENTS
 from upstream import WAIT_S, Upstream, Wire, said, sse, streams
-
-WRONG = 2
-
-
-@pytest.fixture
-def home(short_folder: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
-    """Where the commands keep their data in this test."""
-    folder = short_folder / str(abs(hash(request.node.name)))
-    folder.mkdir()
-    monkeypatch.setenv("XDG_DATA_HOME", str(folder))
-    return folder
-
-
-@dataclass
-class Ended:
-    returncode: int
-    stdout: str
-    stderr: str
 
 
 def process(*args: str) -> Ended:
