@@ -47,16 +47,21 @@ def start_writer(url: str, folder: Path, pause_s: float) -> "subprocess.Popen[st
     )
 
 
+def sending(url: str, folder: Path) -> Decisions:
+    """One that only sends: the writers are processes of their own."""
+    sender = Decisions(DecisionSettings(folder=str(folder), rotate_rows=1_000_000), lambda: connect(url, None))
+    sender.open()
+    sender._tasks[1].cancel()
+    return sender
+
+
 async def test_a_killed_writer_and_a_restarted_redis_neither_lose_nor_double_a_row(
     redis_process: RedisProcess, tmp_path: Path
 ) -> None:
     folder, url = tmp_path / "log", redis_process.url
     first = start_writer(url, folder, pause_s=600)
     second: subprocess.Popen[str] | None = None
-    sender = Decisions(DecisionSettings(folder=str(tmp_path), rotate_rows=1_000_000), lambda: connect(url, None))
-    sender.open()
-    # this one only sends: the other two are the writers
-    sender._tasks[1].cancel()
+    sender = sending(url, tmp_path)
     days = (1_700_000_000.0, 1_700_086_400.0)
     try:
         for number in range(1000):
@@ -78,11 +83,7 @@ async def test_a_killed_writer_and_a_restarted_redis_neither_lose_nor_double_a_r
         assert sorted(ids) == [f"dec_{number:05}" for number in range(1100)]
         assert {path.parent.name for path in folder.glob("*/*")} == {"day=2023-11-14", "day=2023-11-15"}
     finally:
-        for process in (first, second):
-            if process is not None:
-                process.kill()
-                process.wait()
-        await sender.close()
+        await ended(sender, first, second)
 
 
 async def test_of_two_living_writers_one_that_stalled_changes_nothing_when_it_wakes(
@@ -91,9 +92,7 @@ async def test_of_two_living_writers_one_that_stalled_changes_nothing_when_it_wa
     folder, url = tmp_path / "log", redis_process.url
     stalled = start_writer(url, folder, pause_s=0.5)
     second: subprocess.Popen[str] | None = None
-    sender = Decisions(DecisionSettings(folder=str(tmp_path), rotate_rows=1_000_000), lambda: connect(url, None))
-    sender.open()
-    sender._tasks[1].cancel()
+    sender = sending(url, tmp_path)
     try:
         for number in range(500):
             sender.record(row(number, 1.7e9))
@@ -112,11 +111,15 @@ async def test_of_two_living_writers_one_that_stalled_changes_nothing_when_it_wa
         stalled.wait()
         assert len(stalled.stdout.read().splitlines()) == 0  # the lease was never its own again
     finally:
-        for process in (stalled, second):
-            if process is not None:
-                process.kill()
-                process.wait()
-        await sender.close()
+        await ended(sender, stalled, second)
+
+
+async def ended(sender: Decisions, *writers: "subprocess.Popen[str] | None") -> None:
+    for process in writers:
+        if process is not None:
+            process.kill()
+            process.wait()
+    await sender.close()
 
 
 async def async_until(condition: Callable[[], Any]) -> None:
