@@ -119,7 +119,7 @@ class Standing:
     own_cost_gain: Interval
     behind: Interval
     brier: float
-    ece: float
+    ece_equal_mass: float
     train_s: float
 
 
@@ -212,7 +212,7 @@ def _facts(found: Found) -> dict[str, Any]:
         "share": _mean(found, "share"),
         "own_cost_gain": _mean(found, "own gain"),
         "brier": np.mean([result["report"]["brier"] for _, result in found]),
-        "ece": np.mean([result["report"]["ece"] for _, result in found]),
+        "ece_equal_mass": np.mean([result["report"]["ece_equal_mass"] for _, result in found]),
         "train_s": np.mean([result["train_s"] for _, result in found]),
     }
 
@@ -229,7 +229,7 @@ def _ranked(gains: Mapping[str, Floats], facts: Mapping[str, Mapping[str, Any]])
             own_cost_gain=interval(facts[name]["own_cost_gain"]),
             behind=interval(gains[name] - gains[first]),
             brier=float(facts[name]["brier"]),
-            ece=float(facts[name]["ece"]),
+            ece_equal_mass=float(facts[name]["ece_equal_mass"]),
             train_s=float(facts[name]["train_s"]),
         )
         for name in order

@@ -77,7 +77,7 @@ def evaluated(
         half_cost={name: found.interval(f"half {name}") for name in HALVES},
         metrics=published(found.figures),
         brier=brier,
-        ece=ece,
+        ece_equal_mass=ece,
         reliability=reliability(predicted, known.quality, rng),
         curves=_curves(sample, paths),
         bands=_bands(found),

@@ -40,7 +40,7 @@ def show(report: Report, console: "Console") -> None:
         f"the same, by the policy's own expected costs: {spelled(report.own_cost['share'], '.3f')}",
         f"quality above it at half cost: {spelled(report.half_cost['gain'], '+.4f')}",
         f"Brier score {spelled(report.reliability.brier, '.4f')}, calibration error in bins of equal width"
-        f" {spelled(report.reliability.ece, '.4f')}, of equal mass {report.ece:.4f}",
+        f" {spelled(report.reliability.ece, '.4f')}, of equal mass {report.ece_equal_mass:.4f}",
         *(f"left out: {name}: {reason}" for name, reason in report.left_out.items()),
     ):
         console.print(line, highlight=False, markup=False)

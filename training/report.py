@@ -43,7 +43,7 @@ class Report:
     half_cost: Mapping[str, Interval]  # static_mix, policy, gain
     metrics: Mapping[str, Metric]  # those of training.metrics.PUBLISHED that are defined here
     brier: float
-    ece: float  # over bins of equal mass
+    ece_equal_mass: float
     reliability: Reliability
     curves: Mapping[str, list[tuple[float, float]]]  # (cost_usd, quality)
     bands: Mapping[str, list[tuple[float, float, float]]]  # (cost_usd, low, high); gain: policy above static mix
@@ -63,5 +63,5 @@ class Report:
             "gain": [round(bound, 4) for bound in (self.gain.value, self.gain.low, self.gain.high)],
             "share": round(self.share.value, 4),
             "brier": round(self.brier, 4),
-            "ece": round(self.ece, 4),
+            "ece_equal_mass": round(self.ece_equal_mass, 4),
         }

@@ -60,8 +60,8 @@ def _section(comparison: Comparison, table: "Table") -> None:
 
 
 def _figures(standing: Standing, *, first: bool) -> tuple[str, ...]:
-    facts = _short(standing.share.value), "" if first else spelled(standing.behind), f"{standing.ece:.3f}"
-    return spelled(standing.gain), *facts, _time(standing.train_s)
+    behind, error = "" if first else spelled(standing.behind), f"{standing.ece_equal_mass:.3f}"
+    return spelled(standing.gain), _short(standing.share.value), behind, error, _time(standing.train_s)
 
 
 def _time(seconds: float) -> str:

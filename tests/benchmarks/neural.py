@@ -49,7 +49,7 @@ def measure(dataset: str, table: Table, seed: int) -> Iterator[Figure]:
         called = f"{dataset}: bert, {name}"
         share = judgement.share
         yield Figure(f"{called}, share, mean cost", share.value, share.low, share.high)
-        yield Figure(f"{called}, ECE", judgement.ece)
+        yield Figure(f"{called}, ECE", judgement.ece_equal_mass)
         yield Figure(f"{called}, training", took, unit="s")
         for flip in flips(policy, held_out, _unread, seed, RULES):
             yield Figure(f"{called}, flips, {flip.rule}", flip.flipped.value, flip.flipped.low, flip.flipped.high)

@@ -88,10 +88,10 @@ def figures(dataset: str, runs: Mapping[str, Sequence[Run]]) -> Iterator[Figure]
         yield judged(Figure(f"{dataset}: best above the true domain label", float(np.mean(shares)), goal="> 0"))
     top = float(np.mean([r.report.gain.high for r in best]))
     yield judged(Figure(f"{dataset}: best not below the static mix (upper bound of gain)", top, goal=">= 0"))
-    yield judged(Figure(f"{dataset}: best, ECE", _mean(best, "ece"), goal="<= 0.03"))
+    yield judged(Figure(f"{dataset}: best, ECE", _mean(best, "ece_equal_mass"), goal="<= 0.03"))
     static = runs.get("static")
     if static is not None:
-        yield Figure(f"{dataset}: static, ECE", _mean(static, "ece"))
+        yield Figure(f"{dataset}: static, ECE", _mean(static, "ece_equal_mass"))
     yield judged(Figure(f"{dataset}: best, training", max(r.train_s for r in best), unit="s", goal="<= 600"))
     yield judged(Figure(f"{dataset}: best, one query", min(r.serve_ms for r in best), unit="ms", goal="<= 1"))
     yield judged(Figure(f"{dataset}: best, size", max(r.megabytes for r in best), unit="MB", goal="<= 30"))

@@ -80,6 +80,6 @@ def _row(standing: Standing, *, first: bool) -> list[str]:
         interval(standing.own_cost_gain),
         "" if first else interval(standing.behind),
         f"{standing.brier:.3f}",
-        f"{standing.ece:.3f}",
+        f"{standing.ece_equal_mass:.3f}",
         f"{standing.train_s:.1f} s",
     ]
