@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from gateway import admin, feedback
+from gateway import admin, feedback, spending
 from gateway.chat import Chat
 from gateway.completions import Completions
 from gateway.errors import Failure, describe, failure, internal
@@ -74,6 +74,9 @@ def create_app(settings: Settings) -> Application:
     }
     app.include_router(api)
     app.include_router(feedback.api)
+    app.include_router(spending.own)
+    if settings.auth.admin:
+        app.include_router(spending.api)
     app.include_router(admin.api if settings.auth.admin else admin.off)
     app.include_router(stored)
     app.add_exception_handler(PointsmanError, _ours)

@@ -190,7 +190,9 @@ class Chat:
         written = 0 if exchange.wants_stream else int(writing_s / (load.token_s or spec.token_s))
         most = service.router.expected_length(expert, exchange.most_tokens)
         usage = Usage(call.input_tokens, min(written, round(most)), estimated=True)
-        cost_nano = service.meter(expert, usage, ok=True, ttft_s=waited_s, took_s=waited_s, streamed=False)
+        cost_nano = service.meter(
+            expert, usage, exchange.payer, ok=True, ttft_s=waited_s, took_s=waited_s, streamed=False
+        )
         exchange.spent(expert, usage, cost_nano)
 
     def _patience_s(self, headers: Headers) -> float:
@@ -211,11 +213,17 @@ class Chat:
         exchange.attempts = attempts
         for attempt in attempts:
             if attempt.failure is not None:
-                self._service.missed(attempt.expert, attempt.failure.kind, blamed=attempt.blamed)
+                self._service.missed(attempt.expert, attempt.failure.kind, exchange.payer, blamed=attempt.blamed)
 
     async def _whole(self, exchange: Exchange, served: Served, answer: Answer, send: Any) -> None:
         cost_nano = self._service.meter(
-            served.expert, answer.usage, ok=True, ttft_s=answer.ttft_s, took_s=served.took_s, streamed=False
+            served.expert,
+            answer.usage,
+            exchange.payer,
+            ok=True,
+            ttft_s=answer.ttft_s,
+            took_s=served.took_s,
+            streamed=False,
         )
         exchange.spent(served.expert, answer.usage, cost_nano)
         body = answer.body
@@ -279,7 +287,10 @@ class Chat:
         headers = [
             *_EVENTS,
             *exchange.headers(),
-            *exchange.routed(served.expert, spec.price.cost_nano(expected)),
+            *exchange.routed(
+                served.expert,
+                spec.price.cost_nano(expected, service.router.expected_s(served.expert, expected.output_tokens)),
+            ),
             *exchange.passed_on(stream.headers),
         ]
         service.metrics.overhead_s.observe(exchange.overhead_s())
@@ -314,7 +325,7 @@ class Chat:
                 took_s = stream.ttft_s + time.perf_counter() - began
                 usage = stream.usage
                 cost_nano = service.meter(
-                    served.expert, usage, ok=ok, ttft_s=stream.ttft_s, took_s=took_s, streamed=True
+                    served.expert, usage, exchange.payer, ok=ok, ttft_s=stream.ttft_s, took_s=took_s, streamed=True
                 )
                 exchange.spent(served.expert, usage, cost_nano)
                 if exchange.outcome is not None:

@@ -1,5 +1,6 @@
 """The surfaces beside chat: models, route, embeddings, health, metrics. FastAPI's routes; not the hot path."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ from gateway.rerank import parse_rerank, rerank_locally
 from gateway.reserving import Bill
 from gateway.service import Service
 from gateway.turn import turn_of
-from gateway.wire import read_body, until_gone
+from gateway.wire import ClientGone, read_body, until_gone
 from router.errors import UnknownModel
 from router.experts.base import Call
 from router.experts.pool import Attempt, PoolError
@@ -194,7 +195,8 @@ async def _asked(order: list[str], call: Call, service: Service, exchange: Excha
     if service.admission is not None:
         exchange.bill = Bill()
         tokens = call.input_tokens
-        cost_nano = service.pool.experts[expert].spec.price.cost_nano(Usage(tokens))
+        spec = service.pool.experts[expert].spec
+        cost_nano = spec.price.cost_nano(Usage(tokens), service.ledger.load(expert).ttft_s or spec.ttft_s)
         await exchange.bill.reserve(service, exchange.decision.id, exchange.caller, expert, tokens, cost_nano)
     try:
         return await _answered(order, call, service, exchange, request)
@@ -213,6 +215,16 @@ async def _answered(
     except PoolError as error:
         _note(exchange, error.attempts, service)
         raise
+    except ClientGone:  # what was under way has read its input
+        for asked, since in call.under_way:
+            waited_s = asyncio.get_running_loop().time() - since
+            usage = Usage(call.input_tokens, estimated=True)
+            cost_nano = service.meter(
+                asked, usage, exchange.payer, ok=True, ttft_s=waited_s, took_s=waited_s, streamed=False
+            )
+            if exchange.bill is not None:
+                exchange.bill.add(asked, usage, cost_nano)
+        raise
     finally:
         exchange.upstream_s = time.perf_counter() - began
     _note(exchange, served.attempts, service)
@@ -220,6 +232,7 @@ async def _answered(
     cost_nano = service.meter(
         served.expert,
         served.answer.usage,
+        exchange.payer,
         ok=True,
         ttft_s=served.answer.ttft_s,
         took_s=exchange.upstream_s,
@@ -237,4 +250,4 @@ def _note(exchange: Exchange, attempts: list[Attempt], service: Service) -> None
     exchange.attempts = attempts
     for attempt in attempts:
         if attempt.failure is not None:
-            service.missed(attempt.expert, attempt.failure.kind, blamed=attempt.blamed)
+            service.missed(attempt.expert, attempt.failure.kind, exchange.payer, blamed=attempt.blamed)

@@ -63,7 +63,7 @@ BASE = {
                       "document"},
     "gateway": {
         "errors", "auth", "metrics", "wire", "protocol", "guarding", "service", "permission", "admin",
-        "admin_client", "key_options",
+        "admin_client", "key_options", "spending",
         "chat_request", "decision_row", "feedback", "reserving", "turn", "chat", "embeddings", "surfaces",
         "preview", "doctor", "app", "server", "translation", "fields", "completions", "stored", "anthropic_request",
         "anthropic_answer", "messages", "response_store", "responses_request", "responses_answer",

@@ -7,7 +7,8 @@ How a model is looked up: `model`, then `name`, as the map spells it or as `prov
 provider. Failing that, all entries that end in `/<model>`, if they agree on the price of input and output; what
 they promise is then what every one of them promises, and the other prices are those that they agree on. An entry
 whose price is zero counts as unpriced, since the map has zeros for models that are not free: a model that costs
-nothing needs `price: {input: 0, output: 0}` in the settings. Surcharges that the map has beside the base price
+nothing needs `price: {input: 0, output: 0}` in the settings. So does a zero for a kind of token, but for cached
+ones. Surcharges that the map has beside the base price
 (very long prompts, batch, priority) are left out, and so is what it prices by the second, the image or the
 request: give that in the settings.
 """
@@ -136,14 +137,11 @@ def find_price(settings: ExpertBase, prices: PriceMap) -> Price:
             f"expert {settings.name!r}: litellm's price map has several prices for "
             f"{_asked(settings)}: {choices}; give `price` (with `kind: remote`, `model` may be one of these names)"
         )
-    # of the rest, what all of them agree on
-    return Price(
-        **{
-            name: found.pop() if len(found) == 1 else None
-            for name in _RATES
-            for found in ({getattr(price, name) for price in priced.values()},)
-        }
-    )
+    agreed: dict[str, Any] = {}
+    for name in _RATES:
+        found = {getattr(price, name) for price in priced.values()}
+        agreed[name] = found.pop() if len(found) == 1 else None
+    return Price(**agreed)
 
 
 def describe(settings: ExpertBase, prices: PriceMap) -> ExpertSpec:
@@ -197,7 +195,12 @@ def _price(entry: Entry, serves: str) -> Price | None:
         return None
     rates = {name: _number(entry, key) for name, key in _RATES.items()} | {"input": fresh, "output": output}
     # rounding takes away what 0.00000015 * 1e6 adds in binary
-    return Price(**{name: None if rate is None else round(rate * 1e6, 9) for name, rate in rates.items()})
+    million: dict[str, Any] = {
+        name: round(rate * 1e6, 9)
+        for name, rate in rates.items()
+        if rate or (rate is not None and name in ("input", "output", "cached_input"))
+    }
+    return Price(**million)
 
 
 def _context(found: tuple[Entry, ...]) -> int:

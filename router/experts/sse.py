@@ -56,7 +56,7 @@ def has_content(events: bytes) -> bool:
 
 
 def usage_event(chunk: dict[str, Any], usage: Usage, price: Price, took_s: float = 0.0) -> bytes:
-    """The last chunk of a stream whose caller asked for usage; `cost_usd` is its true cost, `took_s` after it began."""
+    """The last chunk of a stream whose caller asked for usage; `cost_usd` is what it cost until `took_s`."""
     reported = chunk.get("usage") or {
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,

@@ -4,12 +4,13 @@ OpenAI's chat API is the measure: `prompt_tokens` is all input, what was read fr
 included; `completion_tokens` is all output, thoughts included; `*_tokens_details` say what of them is of which
 kind. Where others differ:
 
-- cache reads: DeepSeek's `prompt_cache_hit_tokens`, Moonshot's and Together's `cached_tokens`, all part of the prompt
+- cache reads: DeepSeek's `prompt_cache_hit_tokens`, Moonshot's and Together's `cached_tokens`, part of the prompt
 - cache writes: OpenRouter's `prompt_tokens_details.cache_write_tokens`, litellm's and DashScope's
   `cache_creation_*`, part of the prompt too, of which Anthropic's one-hour writes are told apart where they are
 - Anthropic's own shape: `input_tokens` leave out what was read from a cache and what was written to it
-- xAI's and Gemini's chat APIs leave thoughts out of `completion_tokens`; `total_tokens` counts them. So what a total
-  has beyond prompt and completion is output that was thought, or, where it is just what the caches count, input
+- xAI's and Gemini's chat APIs leave thoughts out of `completion_tokens`; `total_tokens` counts them. So what a
+  total has beyond prompt and completion is output that was thought, or, where it is just what the caches count,
+  input
 - Jina and Voyage report a total alone: that is input
 """
 

@@ -12,6 +12,8 @@ import orjson
 
 from router.types import PLAIN, Entry, Parts, Payer
 
+DAY_S = 86_400
+
 #: What is counted of an expert as well, in the order of its hash. A call that failed and cost nothing is one, too.
 COUNTED = ("requests", "errors", "input_tokens", "cached_tokens", "output_tokens", "cost_nano")
 #: All that an account sums: integers.
@@ -49,7 +51,7 @@ def add(sums: Sums, entry: Entry) -> None:
 
 
 def row(account: Account, sums: Sums) -> list[str]:
-    """As a batch carries it: the account, then letters and amounts in turn; as text, since Lua counts in doubles."""
+    """As a batch carries it: the account, then letters and amounts in turn; as text: Lua counts in doubles."""
     written = [named(account)]
     for letter, amount in zip(LETTERS, sums, strict=True):
         if amount:
@@ -73,7 +75,7 @@ def account_of(name: bytes) -> Account:
 
 def day_of(unix_s: float) -> int:
     """The UTC day as the number of days since 1970-01-01."""
-    return int(unix_s // 86_400)
+    return int(unix_s // DAY_S)
 
 
 def day_name(day: int) -> str:

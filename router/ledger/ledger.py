@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 
 from router.config import LedgerSettings
 from router.errors import LedgerError, PointsmanError
-from router.ledger.account import day_of
+from router.ledger.account import DAY_S, day_of
 from router.ledger.embedded import EmbeddedServer, default_data_dir
 from router.ledger.outbox import Outbox
 from router.ledger.spool import Spool
@@ -133,9 +133,9 @@ class Ledger:
 
     def record(self, entry: Entry) -> None:
         """Takes one finished call. Costs about a microsecond, never waits, never raises."""
-        if (day := day_of(self._clock())) != self._day:
+        if self._clock() // DAY_S != self._day:
             self._collect()
-            self._day = day
+            self._day = day_of(self._clock())
         self._inbox.append(entry)
         if not self._wake.is_set():
             self._wake.set()

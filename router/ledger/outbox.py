@@ -78,7 +78,7 @@ class Outbox:
     def __init__(self, half_life_s: float) -> None:
         self._half_life_s = half_life_s
         self._tallies: dict[str, Tally] = {}
-        self._accounts: dict[int, dict[Account, Sums]] = {}  # by UTC day
+        self._accounts: dict[int, dict[Account, tuple[Tally, Sums]]] = {}  # by UTC day, beside its expert's tally
         self._opened = 0  # accounts in all of them
         self._tallied_at = 0.0
         self._tallied = 0
@@ -103,15 +103,9 @@ class Outbox:
         self._tallied += len(entries)
         accounts = self._accounts.setdefault(day, {})
         for entry in entries:
-            expert = entry.expert
-            tally = self._tallies.get(expert)
-            if tally is None:
-                tally = self._tallies[expert] = Tally()
+            account = (entry.expert, entry.payer)
+            tally, sums = accounts.get(account) or self._open(accounts, account)
             tally.add(entry)
-            account = (expert, entry.payer)
-            sums = accounts.get(account)
-            if sums is None:
-                sums = self._open(accounts, account)
             add(sums, entry)
 
     def next(self) -> Batch | None:
@@ -164,11 +158,12 @@ class Outbox:
         self._tallied = self._opened = 0
         return batch
 
-    def _open(self, accounts: dict[Account, Sums], account: Account) -> Sums:
+    def _open(self, accounts: dict[Account, tuple[Tally, Sums]], account: Account) -> tuple[Tally, Sums]:
+        expert = account[0]
         if self._opened >= ACCOUNTS_MOST:
-            account = (account[0], OTHERS)
+            account = (expert, OTHERS)
         if account not in accounts:
-            accounts[account] = nothing()
+            accounts[account] = (self._tallies.setdefault(expert, Tally()), nothing())
             self._opened += 1
         return accounts[account]
 
@@ -176,7 +171,7 @@ class Outbox:
         counts = {expert: [0] * len(COUNTED) for expert in self._tallies}
         rows: list[list[str | int]] = []
         for place, accounts in enumerate(self._accounts.values(), 1):
-            for account, sums in accounts.items():
+            for account, (_, sums) in accounts.items():
                 rows.append([place, *row(account, sums)])
                 counted = counts[account[0]]
                 for i in range(len(COUNTED)):
