@@ -213,21 +213,16 @@ async def _answered(
         asking = service.pool.ask(call, order, attempts=min(len(order), limit), streaming=False)
         served = await until_gone(asking, request.receive)
     except PoolError as error:
-        _note(exchange, error.attempts, service)
+        _note(exchange, error.attempts, call, service)
         raise
-    except ClientGone:  # what was under way has read its input
+    except ClientGone:
         for asked, since in call.under_way:
-            waited_s = asyncio.get_running_loop().time() - since
-            usage = Usage(call.input_tokens, estimated=True)
-            cost_nano = service.meter(
-                asked, usage, exchange.payer, ok=True, ttft_s=waited_s, took_s=waited_s, streamed=False
-            )
-            if exchange.bill is not None:
-                exchange.bill.add(asked, usage, cost_nano)
+            waited_s = max(asyncio.get_running_loop().time() - since, 0.0)
+            _bill_abandoned(exchange, call, service, asked, waited_s)
         raise
     finally:
         exchange.upstream_s = time.perf_counter() - began
-    _note(exchange, served.attempts, service)
+    _note(exchange, served.attempts, call, service)
     assert served.answer is not None
     cost_nano = service.meter(
         served.expert,
@@ -246,8 +241,25 @@ async def _answered(
     return response
 
 
-def _note(exchange: Exchange, attempts: list[Attempt], service: Service) -> None:
+def _note(exchange: Exchange, attempts: list[Attempt], call: Call, service: Service) -> None:
     exchange.attempts = attempts
     for attempt in attempts:
-        if attempt.failure is not None:
+        if attempt.failure is None:
+            continue
+        if attempt.failure.kind == "timeout":
+            service.metrics.failures.labels(attempt.expert, "timeout").inc()
+            _bill_abandoned(exchange, call, service, attempt.expert, attempt.waited_s, ok=not attempt.blamed)
+        else:
             service.missed(attempt.expert, attempt.failure.kind, exchange.payer, blamed=attempt.blamed)
+
+
+def _bill_abandoned(
+    exchange: Exchange, call: Call, service: Service, expert: str, waited_s: float, *, ok: bool = True
+) -> None:
+    """A call was given up: its expert had read the input."""
+    usage = Usage(call.input_tokens, estimated=True)
+    cost_nano = service.meter(
+        expert, usage, exchange.payer, ok=ok, ttft_s=waited_s, took_s=waited_s, streamed=False
+    )
+    if exchange.bill is not None:
+        exchange.bill.add(expert, usage, cost_nano)

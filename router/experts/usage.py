@@ -26,8 +26,11 @@ _NO_DETAILS: dict[str, Any] = {}
 def usage_of(answer: dict[str, Any]) -> Usage | None:
     """The usage that an answer or a chunk reports; None where it has none or it is not one."""
     usage = answer.get("usage")
-    if not isinstance(usage, dict):
-        return None
+    return read_usage(usage) if isinstance(usage, dict) else None
+
+
+def read_usage(usage: dict[str, Any]) -> Usage | None:
+    """None for what is no usage."""
     if "prompt_tokens" in usage or "completion_tokens" in usage:
         given, said = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     elif "input_tokens" in usage or "output_tokens" in usage:
@@ -52,7 +55,7 @@ def usage_of(answer: dict[str, Any]) -> Usage | None:
         image_input_tokens=_first(read.get("image_tokens")),
         audio_output_tokens=_first(wrote.get("audio_tokens")),
         image_output_tokens=_first(wrote.get("image_tokens")),
-        reasoning_tokens=max(_first(wrote.get("reasoning_tokens"), usage.get("reasoning_tokens")), hidden),
+        reasoning_tokens=max(_first(wrote.get("reasoning_tokens")), hidden),
     )
     return _clamped(given, said, cached, parts)
 

@@ -290,6 +290,19 @@ def test_a_call_that_the_caller_did_not_wait_for_is_on_their_account(alone: Worl
     assert found["small", "configured"] == 6 * 1500
 
 
+def test_an_expert_that_was_given_up_on_is_paid_for_what_it_had_read(alone: World) -> None:
+    slow = expert("large", alone.large.url, price=PRICES["large"], first_byte_timeout_s=0.05)
+    gateway = alone.start(experts=[alone.settings["experts"][0], slow])
+    alone.large.script(hang)
+    answer = gateway.chat("auto:best", headers={"authorization": "Bearer configured-key-marker"}, max_tokens=1)
+    assert answer.headers["x-pointsman-expert"] == "small"
+    found = costs(gateway, "expert")
+    assert found["small"] == 11 * 1500 + 2 * 2000
+    assert found["large"] in (6 * 10_000, 6 * 10_000 + 30_000), "its prompt, and a word if it had the time"
+    total = asked(gateway).json()["total"]
+    assert (total["requests"], total["estimated"]) == (2, 1)
+
+
 def test_an_expert_priced_by_the_second_costs_the_time_it_took(alone: World) -> None:
     local = expert("small", alone.small.url, price={"per_second": 0.002})
     gateway = alone.start(experts=[local, *alone.settings["experts"][1:]])
