@@ -25,6 +25,7 @@ from gateway.wire import ClientGone
 from router.config import Settings
 from router.errors import PointsmanError
 from router.experts.pool import PoolError
+from router.ledger.spending import Spending
 
 log = logging.getLogger("pointsman")
 CHAT_PATH = "/v1/chat/completions"
@@ -66,6 +67,7 @@ def create_app(settings: Settings) -> Application:
 
     app = Application(title="Pointsman", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = service
+    app.state.spending = Spending(service.ledger.client, service.ledger.status().server)
     app.asked = {
         CHAT_PATH: Chat(service),
         MESSAGES_PATH: Translated(service, Messages),

@@ -21,9 +21,11 @@ from router.types import Entry
 KEEP_S = 3.0
 
 
-#: Accounts that one batch may have; the spend of further ones is that of `OTHERS`. Reached, if at all, while Redis
-#: is away: a batch is otherwise of milliseconds.
-ACCOUNTS_MOST = 16_384
+#: Accounts of one batch: Redis answers nobody else while it applies one, for milliseconds that grow with them. What
+#: more has gathered while Redis was away is cut into several.
+BATCH_MOST = 500
+#: Accounts that wait; the spend of further ones is that of `OTHERS`.
+WAITING_MOST = 16_384
 
 
 @dataclass(slots=True)
@@ -118,7 +120,7 @@ class Outbox:
     def all_owed(self) -> list[Batch]:
         """Oldest first; what is not yet cut as the batch that it would be now."""
         owed = list(self._owed_batches())[::-1]
-        return [*owed, self._as_batch(self._last + 1)] if self._tallies else owed
+        return [*owed, *self._as_batches()] if self._tallies else owed
 
     def taken(self, batch: Batch, now: float) -> None:
         """Redis has this batch; what it took more than KEEP_S ago is now safe."""
@@ -151,40 +153,51 @@ class Outbox:
             yield batch
 
     def _cut(self) -> Batch:
-        self._last += 1
-        batch = self._as_batch(self._last)
-        self._batches.append(batch)
+        batches = self._as_batches()
+        self._last = batches[-1].number
+        self._batches.extend(batches)
         self._tallies, self._accounts = {}, {}
         self._tallied = self._opened = 0
-        return batch
+        return batches[0]
 
     def _open(self, accounts: dict[Account, tuple[Tally, Sums]], account: Account) -> tuple[Tally, Sums]:
         expert = account[0]
-        if self._opened >= ACCOUNTS_MOST:
+        if self._opened >= WAITING_MOST:
             account = (expert, OTHERS)
         if account not in accounts:
             accounts[account] = (self._tallies.setdefault(expert, Tally()), nothing())
             self._opened += 1
         return accounts[account]
 
-    def _as_batch(self, number: int) -> Batch:
-        counts = {expert: [0] * len(COUNTED) for expert in self._tallies}
-        rows: list[list[str | int]] = []
-        for place, accounts in enumerate(self._accounts.values(), 1):
-            for account, (_, sums) in accounts.items():
-                rows.append([place, *row(account, sums)])
-                counted = counts[account[0]]
-                for i in range(len(COUNTED)):
-                    counted[i] += sums[i]
-        experts = [
-            [expert, *counts[expert], *(getattr(tally, column) for column in FADING)]
-            for expert, tally in self._tallies.items()
+    def _as_batches(self) -> list[Batch]:
+        rows = [
+            (day_name(day), account, tally, sums)
+            for day, accounts in self._accounts.items()
+            for account, (tally, sums) in accounts.items()
         ]
-        return Batch(
-            number,
-            self._tallied_at,
-            self._tallied,
-            tuple(self._tallies),
-            tuple(map(day_name, self._accounts)),
-            orjson.dumps({"experts": experts, "accounts": rows}),
-        )
+        starts = range(0, len(rows), BATCH_MOST)
+        told: set[str] = set()  # experts whose fading sums are in a batch already
+        return [
+            self._as_batch(number, rows[start : start + BATCH_MOST], told)
+            for number, start in enumerate(starts, self._last + 1)
+        ]
+
+    def _as_batch(self, number: int, rows: list[tuple[str, Account, Tally, Sums]], told: set[str]) -> Batch:
+        days = list(dict.fromkeys(day for day, *_ in rows))
+        experts: dict[str, tuple[list[int], Tally]] = {}
+        for _, (expert, _), tally, sums in rows:
+            if expert not in experts:
+                experts[expert] = [0] * len(COUNTED), Tally() if expert in told else tally
+            counts = experts[expert][0]
+            for i in range(len(COUNTED)):
+                counts[i] += sums[i]
+        told.update(experts)
+        payload = {
+            "experts": [
+                [expert, *counts, *(getattr(tally, column) for column in FADING)]
+                for expert, (counts, tally) in experts.items()
+            ],
+            "accounts": [[days.index(day) + 1, *row(account, sums)] for day, account, _, sums in rows],
+        }
+        entries = sum(sums[0] for *_, sums in rows)
+        return Batch(number, self._tallied_at, entries, tuple(experts), tuple(days), orjson.dumps(payload))

@@ -21,7 +21,7 @@ from router.ledger import spending as reading
 from router.ledger.account import OTHERS, day_number
 from router.ledger.ledger import Ledger
 from router.ledger.outbox import Outbox
-from router.ledger.spending import Spend, spending
+from router.ledger.spending import Spend, Spending
 from router.ledger.store import ACCOUNTS_KEY, Forgotten, Store, connect, spend_key
 from router.types import NOBODY, Entry, Parts, Payer, Usage
 
@@ -60,7 +60,7 @@ async def spent(
     url: str, *by: str, first: date = NIGHT, last: date = NIGHT, key: str | None = None
 ) -> tuple[dict[tuple[str, ...], int], Spend]:
     """Nano-dollars by group, and the total."""
-    rows, total = await spending(lambda: connect(url, None), "redis", first, last, by, key)
+    rows, total = await Spending(lambda: connect(url, None), "redis").read(first, last, by, key)
     return {row.group: row.amounts()["cost_nano"] for row in rows}, total
 
 
@@ -306,10 +306,31 @@ async def test_a_day_is_forgotten_after_its_time(redis_process: RedisProcess) ->
     await client.aclose()
 
 
-async def test_more_accounts_than_a_batch_may_have_are_still_paid_for(
+async def test_more_accounts_than_a_batch_may_have_go_in_several(
     redis_process: RedisProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outboxes, "ACCOUNTS_MOST", 2)
+    monkeypatch.setattr(outboxes, "BATCH_MOST", 3)
+    clock = Clock(day_number("2026-03-02") * 86_400 - 0.001)
+    ledger = await opened(redis_process, clock, flush_ms=1000)
+    for i in range(40):
+        ledger.record(entry(Payer(f"key_{i % 10}"), 10**i % 997, "abc"[i % 3], ok=i % 4 > 0))
+        clock.now += 0.001 * (i == 19)
+    await ledger.close()
+    expected: Counter[tuple[str, ...]] = Counter()
+    for i in range(40):
+        expected[f"key_{i % 10}", "abc"[i % 3], f"2026-03-0{1 + (i > 19)}"] += 10**i % 997
+    assert (await spent(redis_process.url, "key", "expert", "day", last=date(2026, 3, 2)))[0] == expected
+    other = await opened(redis_process)
+    loads = await other.snapshot()
+    await other.close()
+    assert {name: load.requests for name, load in loads.items()} == {"a": 14, "b": 13, "c": 13}
+    assert loads["b"].error_rate == pytest.approx(3 / 14, rel=0.01), "what fades is told once"
+
+
+async def test_more_accounts_than_may_wait_are_still_paid_for(
+    redis_process: RedisProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outboxes, "WAITING_MOST", 2)
     ledger = await opened(redis_process)
     for key in ("x", "y", "z", "w", "x"):
         ledger.record(entry(Payer(key), 10))
@@ -357,3 +378,16 @@ async def test_an_answer_that_would_be_too_long_is_refused(
     await ledger.close()
     with pytest.raises(InvalidRequest, match="more than 2 rows by key"):
         await spent(redis_process.url, "key")
+
+
+async def test_an_answer_that_would_take_too_long_is_refused(
+    redis_process: RedisProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "SUMS_MOST", 8)
+    ledger = await opened(redis_process)
+    for key in ("x", "y"):
+        ledger.record(entry(Payer(key)))
+    await ledger.close()
+    with pytest.raises(InvalidRequest, match="10 sums are kept from 2026-03-01 to 2026-03-01, at most 8"):
+        await spent(redis_process.url, "key")
+    assert (await spent(redis_process.url, key="x"))[1].amounts()["requests"] == 1, "few are read for one key"
