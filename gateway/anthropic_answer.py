@@ -4,7 +4,9 @@ from typing import Any
 
 import orjson
 
-from gateway.fields import count_or_zero, list_or_empty, object_or_empty, string_or_empty
+from gateway.fields import list_or_empty, object_or_empty, string_or_empty
+from router.experts.usage import read_usage
+from router.types import Usage
 
 _STOP_REASONS = {
     "stop": "end_turn",
@@ -88,17 +90,17 @@ def usage_of(usage: dict[str, Any]) -> dict[str, Any]:
     """Anthropic's usage, whose `input_tokens` leave out what was read from a cache or written to it; {} if none."""
     if not usage:
         return {}
-    details = object_or_empty(usage.get("prompt_tokens_details"))
-    read = count_or_zero(details.get("cached_tokens"))
-    written = count_or_zero(details.get("cache_creation_tokens")) or count_or_zero(
-        usage.get("cache_creation_input_tokens")
-    )
-    ours = {
-        "input_tokens": max(count_or_zero(usage.get("prompt_tokens")) - read - written, 0),
-        "output_tokens": count_or_zero(usage.get("completion_tokens")),
+    found = read_usage(usage) or Usage()
+    read, (written, an_hour) = found.cached_tokens, found.parts[:2]
+    ours: dict[str, Any] = {
+        "input_tokens": max(found.input_tokens - read - written, 0),
+        "output_tokens": found.output_tokens,
         "cache_creation_input_tokens": written,
         "cache_read_input_tokens": read,
     }
+    if written:
+        split = {"ephemeral_5m_input_tokens": written - an_hour, "ephemeral_1h_input_tokens": an_hour}
+        ours["cache_creation"] = split
     return ours | ({"cost_usd": usage["cost_usd"]} if "cost_usd" in usage else {})
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from gateway import admin, feedback
+from gateway import admin, feedback, spending
 from gateway.chat import Chat
 from gateway.completions import Completions
 from gateway.errors import Failure, describe, failure, internal
@@ -25,6 +25,7 @@ from gateway.wire import ClientGone
 from router.config import Settings
 from router.errors import PointsmanError
 from router.experts.pool import PoolError
+from router.ledger.spending import Spending
 
 log = logging.getLogger("pointsman")
 CHAT_PATH = "/v1/chat/completions"
@@ -66,6 +67,7 @@ def create_app(settings: Settings) -> Application:
 
     app = Application(title="Pointsman", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = service
+    app.state.spending = Spending(service.ledger.client, service.ledger.status().server)
     app.asked = {
         CHAT_PATH: Chat(service),
         MESSAGES_PATH: Translated(service, Messages),
@@ -74,6 +76,9 @@ def create_app(settings: Settings) -> Application:
     }
     app.include_router(api)
     app.include_router(feedback.api)
+    app.include_router(spending.own)
+    if settings.auth.admin:
+        app.include_router(spending.api)
     app.include_router(admin.api if settings.auth.admin else admin.off)
     app.include_router(stored)
     app.add_exception_handler(PointsmanError, _ours)

@@ -128,16 +128,17 @@ class Chat:
         try:
             served = await service.pool.ask(call, decision.order, attempts=limit, streaming=request.stream)
         except PoolError as error:
-            self._note(exchange, error.attempts)
+            self._note(exchange, error.attempts, call)
             raise
         finally:
             exchange.upstream_s = time.perf_counter() - asked
         exchange.call = None
-        self._note(exchange, served.attempts)
+        self._note(exchange, served.attempts, call)
         if exchange.outcome is not None:
             exchange.outcome.expert = served.expert
         if served.beaten is not None:
-            self._bill_abandoned(exchange, call, *served.beaten)
+            beaten, since = served.beaten
+            self._bill_abandoned(exchange, call, beaten, _since(since))
         if turn is not None:
             turn.served(served.expert)
         if len(served.attempts) > 1:
@@ -174,23 +175,26 @@ class Chat:
         if call is None:
             return
         for expert, since in call.under_way:
-            self._bill_abandoned(exchange, call, expert, since)
+            self._bill_abandoned(exchange, call, expert, _since(since))
         asked = call.under_way[-1][0] if call.under_way else ""  # nobody: it was a pause between attempts
         self._service.metrics.answered(self._surface, asked, 499)
 
-    def _bill_abandoned(self, exchange: Exchange, call: Call, expert: str, since: float) -> None:
-        """An attempt was cancelled: its expert had read the prompt and written for a while.
+    def _bill_abandoned(
+        self, exchange: Exchange, call: Call, expert: str, waited_s: float, *, ok: bool = True
+    ) -> None:
+        """An attempt was given up: its expert had read the prompt and written for a while.
 
         A stream bills itself; here what was produced can only be estimated, from the time that passed.
         """
         service = self._service
         load, spec = service.ledger.load(expert), service.pool.experts[expert].spec
-        waited_s = max(asyncio.get_running_loop().time() - since, 0.0)
         writing_s = max(waited_s - (load.ttft_s or spec.ttft_s), 0.0)
         written = 0 if exchange.wants_stream else int(writing_s / (load.token_s or spec.token_s))
         most = service.router.expected_length(expert, exchange.most_tokens)
         usage = Usage(call.input_tokens, min(written, round(most)), estimated=True)
-        cost_nano = service.meter(expert, usage, ok=True, ttft_s=waited_s, took_s=waited_s, streamed=False)
+        cost_nano = service.meter(
+            expert, usage, exchange.payer, ok=ok, ttft_s=waited_s, took_s=waited_s, streamed=False
+        )
         exchange.spent(expert, usage, cost_nano)
 
     def _patience_s(self, headers: Headers) -> float:
@@ -207,15 +211,26 @@ class Chat:
                     patience = min(patience, max(theirs - MARGIN_S, theirs / 2))
         return patience
 
-    def _note(self, exchange: Exchange, attempts: list[Attempt]) -> None:
+    def _note(self, exchange: Exchange, attempts: list[Attempt], call: Call) -> None:
         exchange.attempts = attempts
         for attempt in attempts:
-            if attempt.failure is not None:
-                self._service.missed(attempt.expert, attempt.failure.kind, blamed=attempt.blamed)
+            if attempt.failure is None:
+                continue
+            if attempt.failure.kind == "timeout":  # who is given up on bills what it had read and written
+                self._service.metrics.failures.labels(attempt.expert, "timeout").inc()
+                self._bill_abandoned(exchange, call, attempt.expert, attempt.waited_s, ok=not attempt.blamed)
+            else:
+                self._service.missed(attempt.expert, attempt.failure.kind, exchange.payer, blamed=attempt.blamed)
 
     async def _whole(self, exchange: Exchange, served: Served, answer: Answer, send: Any) -> None:
         cost_nano = self._service.meter(
-            served.expert, answer.usage, ok=True, ttft_s=answer.ttft_s, took_s=served.took_s, streamed=False
+            served.expert,
+            answer.usage,
+            exchange.payer,
+            ok=True,
+            ttft_s=answer.ttft_s,
+            took_s=served.took_s,
+            streamed=False,
         )
         exchange.spent(served.expert, answer.usage, cost_nano)
         body = answer.body
@@ -279,7 +294,10 @@ class Chat:
         headers = [
             *_EVENTS,
             *exchange.headers(),
-            *exchange.routed(served.expert, spec.price.cost_nano(expected)),
+            *exchange.routed(
+                served.expert,
+                spec.price.cost_nano(expected, service.router.expected_s(served.expert, expected.output_tokens)),
+            ),
             *exchange.passed_on(stream.headers),
         ]
         service.metrics.overhead_s.observe(exchange.overhead_s())
@@ -314,7 +332,7 @@ class Chat:
                 took_s = stream.ttft_s + time.perf_counter() - began
                 usage = stream.usage
                 cost_nano = service.meter(
-                    served.expert, usage, ok=ok, ttft_s=stream.ttft_s, took_s=took_s, streamed=True
+                    served.expert, usage, exchange.payer, ok=ok, ttft_s=stream.ttft_s, took_s=took_s, streamed=True
                 )
                 exchange.spent(served.expert, usage, cost_nano)
                 if exchange.outcome is not None:
@@ -345,3 +363,8 @@ class Chat:
             level, "request=%s caller=%s status=%d %s", exchange.request_id, exchange.caller, failure.status, what
         )
         await send_failure(failure, exchange.headers(), send)
+
+
+def _since(began: float) -> float:
+    """Seconds from then, on the event loop's clock."""
+    return max(asyncio.get_running_loop().time() - began, 0.0)

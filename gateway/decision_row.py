@@ -80,6 +80,7 @@ class Outcome:
             "cached_tokens": usage.cached_tokens,
             "output_tokens": usage.output_tokens,
             "estimated": usage.estimated,
+            **usage.parts._asdict(),
             "cost_nano": self.cost_nano,
             "cost_usd": self.last_nano / 1e9,
             "ttft_s": self.ttft_s,

@@ -14,7 +14,7 @@ from router.experts.base import Call
 from router.experts.pool import Attempt
 from router.explanation import why
 from router.keys.records import KeyRecord
-from router.types import Decision, Usage, Wishes
+from router.types import NOBODY, Decision, Payer, Usage, Wishes
 
 _REQUEST_ID = re.compile(rb"[\w.\-]{1,128}")
 
@@ -33,6 +33,7 @@ class Exchange:
         "key",
         "most_tokens",
         "outcome",
+        "payer",
         "request_id",
         "started",
         "streaming",
@@ -49,6 +50,7 @@ class Exchange:
         ) or "req_" + secrets.token_hex(12)
         self.caller = ""
         self.key: KeyRecord | None = None  # the caller's, where it is a virtual one
+        self.payer = NOBODY  # whose account pays
         self.call: Call | None = None  # while an expert is asked and nothing has come yet
         self.decision: Decision | None = None
         self.attempts: list[Attempt] = []
@@ -64,6 +66,7 @@ class Exchange:
 
     def known(self, caller: Caller) -> None:
         self.caller, self.key = caller.name, caller.key
+        self.payer = Payer(caller.name) if caller.key is None else caller.key.payer
 
     @property
     def owner(self) -> str:

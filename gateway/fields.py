@@ -56,7 +56,3 @@ def list_or_empty(value: Any) -> list[Any]:
 
 def string_or_empty(value: Any) -> str:
     return value if isinstance(value, str) else ""
-
-
-def count_or_zero(value: Any) -> int:
-    return value if type(value) is int and value > 0 else 0

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from router.types import Usage
+from router.types import PLAIN, Parts, Usage
 
 LATENCY_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
 OVERHEAD_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
@@ -57,6 +57,7 @@ class Metrics:
             buckets=LATENCY_BUCKETS,
             registry=registry,
         )
+        self._tokens = tokens
         self._experts = {
             name: ExpertMetrics(
                 input_tokens=tokens.labels(name, "input"),
@@ -83,6 +84,10 @@ class Metrics:
         metrics.output_tokens.inc(usage.output_tokens)
         if usage.cached_tokens:
             metrics.cached_tokens.inc(usage.cached_tokens)
+        if usage.parts is not PLAIN:
+            for name, count in zip(Parts._fields, usage.parts, strict=True):
+                if count:
+                    self._tokens.labels(expert, name.removesuffix("_tokens")).inc(count)
         metrics.cost_usd.inc(cost_nano / 1e9)
         metrics.ttft_s.observe(ttft_s)
 

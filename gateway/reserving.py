@@ -102,5 +102,6 @@ def expected(service: Service, request: ChatRequest, decision: Decision, expert:
     if expert in decision.experts:
         cost_nano = round(float(decision.cost_usd[decision.experts.index(expert)]) * 1e9)
     else:
-        cost_nano = service.pool.experts[expert].spec.price.cost_nano(Usage(request.input_tokens, length))
+        price = service.pool.experts[expert].spec.price
+        cost_nano = price.cost_nano(Usage(request.input_tokens, length), service.router.expected_s(expert, length))
     return request.input_tokens + length, cost_nano

@@ -7,7 +7,9 @@ from typing import Any
 import orjson
 
 from gateway.anthropic_answer import thought_of
-from gateway.fields import count_or_zero, list_or_empty, object_or_empty, string_or_empty
+from gateway.fields import list_or_empty, object_or_empty, string_or_empty
+from router.experts.usage import read_usage
+from router.types import Usage
 
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
@@ -104,11 +106,9 @@ def usage_of(usage: dict[str, Any]) -> dict[str, Any]:
     """The usage in this API's words; {} if none."""
     if not usage:
         return {}
-    read = object_or_empty(usage.get("prompt_tokens_details"))
-    written = object_or_empty(usage.get("completion_tokens_details"))
-    prompt, completion = count_or_zero(usage.get("prompt_tokens")), count_or_zero(usage.get("completion_tokens"))
-    cached, kept = count_or_zero(read.get("cached_tokens")), count_or_zero(read.get("cache_creation_tokens"))
-    ours = _usage(prompt, completion, cached, kept, count_or_zero(written.get("reasoning_tokens")))
+    found = read_usage(usage) or Usage()
+    kept, thought = found.parts.cache_write_tokens, found.parts.reasoning_tokens
+    ours = _usage(found.input_tokens, found.output_tokens, found.cached_tokens, kept, thought)
     return ours | ({"cost_usd": usage["cost_usd"]} if "cost_usd" in usage else {})
 
 

@@ -38,7 +38,7 @@ from router.ledger.ledger import Ledger
 from router.ledger.pace import Pace
 from router.ledger.sessions import Sessions
 from router.router import PolicyInUse, Router
-from router.types import Entry, ExpertSpec, Usage
+from router.types import Entry, ExpertSpec, Payer, Usage
 
 
 def build_expert(settings: ExpertSettings, prices: PriceMap, connections: int) -> list[Expert]:
@@ -253,10 +253,12 @@ class Service:
         if self.admission is not None and (tariff := self._router.tariff()) is not None:
             self.pace = Pace(tariff, self.admission.shares)
 
-    def meter(self, expert: str, usage: Usage, *, ok: bool, ttft_s: float, took_s: float, streamed: bool) -> int:
+    def meter(
+        self, expert: str, usage: Usage, payer: Payer, *, ok: bool, ttft_s: float, took_s: float, streamed: bool
+    ) -> int:
         """Counts one call in metrics and ledger; returns its cost in nano-dollars. Never waits."""
         spec = self.pool.experts[expert].spec
-        cost_nano = spec.price.cost_nano(usage)
+        cost_nano = spec.price.cost_nano(usage, took_s)
         self.metrics.spent(expert, usage, cost_nano, ttft_s)
         # a whole answer does not show its first token: take what streams have shown, and learn the rest from it
         first_s = ttft_s if streamed else min(self.ledger.load(expert).ttft_s or spec.ttft_s, took_s)
@@ -269,11 +271,12 @@ class Service:
                 cost_nano=cost_nano,
                 ttft_s=ttft_s if streamed else None,
                 token_s=(took_s - first_s) / rest if rest > 0 and not usage.estimated else None,
+                payer=payer,
             )
         )
         return cost_nano
 
-    def missed(self, expert: str, kind: str, *, blamed: bool = True) -> None:
+    def missed(self, expert: str, kind: str, payer: Payer, *, blamed: bool = True) -> None:
         """Counts one attempt that failed; only what the expert is to be `blamed` for is an error of its own."""
         self.metrics.failures.labels(expert, kind).inc()
-        self.ledger.record(Entry(expert=expert, ok=not blamed or kind in CALLERS_FAULT))
+        self.ledger.record(Entry(expert=expert, ok=not blamed or kind in CALLERS_FAULT, payer=payer))

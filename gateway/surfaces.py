@@ -1,5 +1,6 @@
 """The surfaces beside chat: models, route, embeddings, health, metrics. FastAPI's routes; not the hot path."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ from gateway.rerank import parse_rerank, rerank_locally
 from gateway.reserving import Bill
 from gateway.service import Service
 from gateway.turn import turn_of
-from gateway.wire import read_body, until_gone
+from gateway.wire import ClientGone, read_body, until_gone
 from router.errors import UnknownModel
 from router.experts.base import Call
 from router.experts.pool import Attempt, PoolError
@@ -194,7 +195,8 @@ async def _asked(order: list[str], call: Call, service: Service, exchange: Excha
     if service.admission is not None:
         exchange.bill = Bill()
         tokens = call.input_tokens
-        cost_nano = service.pool.experts[expert].spec.price.cost_nano(Usage(tokens))
+        spec = service.pool.experts[expert].spec
+        cost_nano = spec.price.cost_nano(Usage(tokens), service.ledger.load(expert).ttft_s or spec.ttft_s)
         await exchange.bill.reserve(service, exchange.decision.id, exchange.caller, expert, tokens, cost_nano)
     try:
         return await _answered(order, call, service, exchange, request)
@@ -211,15 +213,21 @@ async def _answered(
         asking = service.pool.ask(call, order, attempts=min(len(order), limit), streaming=False)
         served = await until_gone(asking, request.receive)
     except PoolError as error:
-        _note(exchange, error.attempts, service)
+        _note(exchange, error.attempts, call, service)
+        raise
+    except ClientGone:
+        for asked, since in call.under_way:
+            waited_s = max(asyncio.get_running_loop().time() - since, 0.0)
+            _bill_abandoned(exchange, call, service, asked, waited_s)
         raise
     finally:
         exchange.upstream_s = time.perf_counter() - began
-    _note(exchange, served.attempts, service)
+    _note(exchange, served.attempts, call, service)
     assert served.answer is not None
     cost_nano = service.meter(
         served.expert,
         served.answer.usage,
+        exchange.payer,
         ok=True,
         ttft_s=served.answer.ttft_s,
         took_s=exchange.upstream_s,
@@ -233,8 +241,25 @@ async def _answered(
     return response
 
 
-def _note(exchange: Exchange, attempts: list[Attempt], service: Service) -> None:
+def _note(exchange: Exchange, attempts: list[Attempt], call: Call, service: Service) -> None:
     exchange.attempts = attempts
     for attempt in attempts:
-        if attempt.failure is not None:
-            service.missed(attempt.expert, attempt.failure.kind, blamed=attempt.blamed)
+        if attempt.failure is None:
+            continue
+        if attempt.failure.kind == "timeout":
+            service.metrics.failures.labels(attempt.expert, "timeout").inc()
+            _bill_abandoned(exchange, call, service, attempt.expert, attempt.waited_s, ok=not attempt.blamed)
+        else:
+            service.missed(attempt.expert, attempt.failure.kind, exchange.payer, blamed=attempt.blamed)
+
+
+def _bill_abandoned(
+    exchange: Exchange, call: Call, service: Service, expert: str, waited_s: float, *, ok: bool = True
+) -> None:
+    """A call was given up: its expert had read the input."""
+    usage = Usage(call.input_tokens, estimated=True)
+    cost_nano = service.meter(
+        expert, usage, exchange.payer, ok=ok, ttft_s=waited_s, took_s=waited_s, streamed=False
+    )
+    if exchange.bill is not None:
+        exchange.bill.add(expert, usage, cost_nano)

@@ -100,11 +100,25 @@ Budgets = Annotated[tuple[BudgetSettings, ...], BeforeValidator(_listed), AfterV
 
 
 class PriceSettings(Section):
-    """USD per million tokens."""
+    """USD per million tokens, USD per second of a call, or both; see `router.types.Price`."""
 
-    input: Usd
-    output: Usd
+    input: Usd | None = None
+    output: Usd | None = None
     cached_input: Usd | None = None
+    cache_write: Usd | None = Field(None, description="default: `input`")
+    cache_write_1h: Usd | None = Field(None, description="default: `cache_write`")
+    audio_input: Usd | None = None
+    image_input: Usd | None = None
+    audio_output: Usd | None = None
+    image_output: Usd | None = None
+    reasoning: Usd | None = Field(None, description="default: `output`, of which they are a part")
+    per_second: Usd = Field(0.0, description="of a call, from its request to its last byte")
+
+    @model_validator(mode="after")
+    def _whole(self) -> "PriceSettings":
+        if (self.input is None) != (self.output is None) or (self.input is None and not self.per_second):
+            raise ValueError("give `input` and `output`, in USD per million tokens, or `per_second` alone")
+        return self
 
 
 class ReplaySettings(Section):
@@ -259,6 +273,7 @@ class LedgerSettings(Section):
     )
     half_life_s: Seconds = 300.0
     flush_ms: float = Field(5.0, ge=1, le=1000)
+    accounts_days: int = Field(400, ge=1, le=3660, description="how long it is kept what each key has spent a day")
     wait_ms: float = Field(5.0, gt=0, le=1000, description="for limits and budgets; then from memory")
 
 

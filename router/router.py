@@ -97,6 +97,7 @@ class Router:
         self._columns = np.asarray(use.columns, dtype=np.intp)
         self._input_usd = np.array([spec.price.input for spec in specs]) / 1e6
         self._output_usd = np.array([spec.price.output for spec in specs]) / 1e6
+        self._second_usd = np.array([spec.price.per_second for spec in specs])
         self._blank = np.zeros(use.reference.embeddings.shape[1], dtype=np.float32)
         self._ttft_s = np.array([spec.ttft_s for spec in specs])
         self._token_s = np.array([spec.token_s for spec in specs])
@@ -138,7 +139,15 @@ class Router:
         )
 
     def _cost_usd(self, input_tokens: Floats | int, output_tokens: Floats) -> Floats:
-        return np.asarray(input_tokens * self._input_usd + output_tokens * self._output_usd)
+        cost = input_tokens * self._input_usd + output_tokens * self._output_usd
+        if self._second_usd.any():
+            cost = cost + (self._ttft_s + self._token_s * output_tokens) * self._second_usd
+        return np.asarray(cost)
+
+    def expected_s(self, expert: str, output_tokens: float) -> float:
+        """How long a call is expected to take that writes so much."""
+        k = self.names.index(expert)
+        return float(self._ttft_s[k] + self._token_s[k] * output_tokens)
 
     def named(self, expert: str, input_tokens: int, most_tokens: int | None, wishes: Wishes) -> Decision:
         """The decision of a caller who chose the expert: nothing is estimated but its cost, for a cap on that.
@@ -148,7 +157,8 @@ class Router:
         self.check(wishes)
         if wishes.max_cost_usd is not None:
             usage = Usage(input_tokens, round(self.expected_length(expert, most_tokens)))
-            expected = self._specs[self.names.index(expert)].price.cost_usd(usage)
+            price = self._specs[self.names.index(expert)].price
+            expected = price.cost_usd(usage, self.expected_s(expert, usage.output_tokens))
             if expected > wishes.max_cost_usd:
                 raise NoExpertFits(
                     f"expert {expert!r} expects {expected:.6g}, over max_cost_usd {wishes.max_cost_usd:g}",

@@ -1,7 +1,7 @@
 """The nouns that every room shares: frozen, small, units in their names."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,25 @@ def tier_column(tier: str) -> str:
     return f"tier:{tier}"
 
 
+class Parts(NamedTuple):
+    """Tokens of a call that may have a price of their own; each is counted in the input or the output as well."""
+
+    cache_write_tokens: int = 0  # of the input, those kept for an hour too
+    cache_write_1h_tokens: int = 0  # of those written, the ones kept for an hour
+    audio_input_tokens: int = 0
+    image_input_tokens: int = 0
+    audio_output_tokens: int = 0
+    image_output_tokens: int = 0
+    reasoning_tokens: int = 0  # of the output
+
+
+PLAIN = Parts()
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one call. `input_tokens` counts the cached ones too, as OpenAI's API does.
+    """Tokens of one call. `input_tokens` counts the cached ones too, as OpenAI's API does; `output_tokens` all that
+    was written, thoughts too. `router.experts.usage` says how the providers' shapes become this one.
 
     `estimated` marks counts that the expert did not report (a cut stream, an upstream without usage).
     """
@@ -32,27 +48,96 @@ class Usage:
     output_tokens: int = 0
     cached_tokens: int = 0
     estimated: bool = False
+    parts: Parts = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """USD per million tokens. Cached input costs `input` where no own price is given."""
+    """USD per million tokens; `per_second` of a call is added to them.
+
+    What has no price of its own costs what it is part of: `cached_input`, `cache_write`, `audio_input` and
+    `image_input` cost `input`, `cache_write_1h` costs `cache_write`, and `reasoning`, `audio_output` and
+    `image_output` cost `output`. No token is paid twice: what a provider counts in two kinds (a cached recording)
+    is of the first of them in the order of the fields here.
+
+    Prices count to the 1e-15 USD a token, so a sum is a sum of integers; only the call's total is rounded.
+    """
 
     input: float
     output: float
     cached_input: float | None = None
+    cache_write: float | None = None
+    cache_write_1h: float | None = None
+    audio_input: float | None = None
+    image_input: float | None = None
+    audio_output: float | None = None
+    image_output: float | None = None
+    reasoning: float | None = None
+    per_second: float = 0.0
+    #: Femto-dollars (1e-15 USD) a token, in the order above, then a microsecond.
+    rates: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
-    def cost_nano(self, usage: Usage) -> int:
-        """Exact cost in integer nano-dollars (1e-9 USD): the ledger's unit, so that sums never drift."""
-        cached = self.input if self.cached_input is None else self.cached_input
-        fresh_tokens = max(usage.input_tokens - usage.cached_tokens, 0)
-        usd_per_million = (
-            fresh_tokens * self.input + usage.cached_tokens * cached + usage.output_tokens * self.output
+    def __post_init__(self) -> None:
+        def or_else(own: float | None, base: float) -> float:
+            return base if own is None else own
+
+        write = or_else(self.cache_write, self.input)
+        prices = (
+            self.input,
+            self.output,
+            or_else(self.cached_input, self.input),
+            write,
+            or_else(self.cache_write_1h, write),
+            or_else(self.audio_input, self.input),
+            or_else(self.image_input, self.input),
+            or_else(self.audio_output, self.output),
+            or_else(self.image_output, self.output),
+            or_else(self.reasoning, self.output),
+            self.per_second,
         )
-        return round(usd_per_million * 1000)
+        object.__setattr__(self, "rates", tuple(round(price * 1e9) for price in prices))
 
-    def cost_usd(self, usage: Usage) -> float:
-        return self.cost_nano(usage) / 1e9
+    def cost_nano(self, usage: Usage, took_s: float = 0.0) -> int:
+        """Exact cost in integer nano-dollars (1e-9 USD): the ledger's unit, so that sums never drift.
+
+        `took_s` is how long the call took, for what is priced by the second. Counts that cannot be (more tokens
+        of a kind than there are at all) are taken for as many as there are: nothing costs less than nothing.
+        """
+        rates = self.rates
+        cached = min(usage.cached_tokens, usage.input_tokens)
+        fresh, plain = usage.input_tokens - cached, usage.output_tokens
+        femto = cached * rates[2]
+        if usage.parts is not PLAIN:
+            parts = usage.parts
+            written = min(parts.cache_write_tokens, fresh)
+            an_hour = min(parts.cache_write_1h_tokens, written)
+            audio = min(parts.audio_input_tokens, fresh - written)
+            image = min(parts.image_input_tokens, fresh - written - audio)
+            fresh -= written + audio + image
+            femto += (written - an_hour) * rates[3] + an_hour * rates[4] + audio * rates[5] + image * rates[6]
+            spoken = min(parts.audio_output_tokens, plain)
+            painted = min(parts.image_output_tokens, plain - spoken)
+            thought = min(parts.reasoning_tokens, plain - spoken - painted)
+            plain -= spoken + painted + thought
+            femto += spoken * rates[7] + painted * rates[8] + thought * rates[9]
+        femto += fresh * rates[0] + plain * rates[1]
+        if rates[10]:
+            femto += round(max(took_s, 0.0) * 1e6) * rates[10]
+        return (femto + 500_000) // 1_000_000
+
+    def cost_usd(self, usage: Usage, took_s: float = 0.0) -> float:
+        return self.cost_nano(usage, took_s) / 1e9
+
+
+class Payer(NamedTuple):
+    """On whose account a call goes, as it is when the call ends: what changes later leaves what was spent alone."""
+
+    key: str = ""  # a virtual key's id, a configured key's name, `anonymous`
+    team: str = ""
+    tags: tuple[str, ...] = ()
+
+
+NOBODY = Payer()
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,3 +379,4 @@ class Entry:
     cost_nano: int = 0
     ttft_s: float | None = None
     token_s: float | None = None  # seconds per output token after the first
+    payer: Payer = NOBODY

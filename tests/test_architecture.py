@@ -37,7 +37,7 @@ BASE = {
         "augmentation", "pupil", "text_model",
     },
     "router/experts": {
-        "base", "failure", "plain", "provider",  # what an expert is, and what it may answer
+        "base", "failure", "plain", "provider", "usage",  # what an expert is, and what it may answer
         "http", "sse",  # the wire
         "health", "balancer", "retries", "hedging", "checks",  # what the pool does with them
         "example", "replay", "reply", "script",  # the parts of a simulated answer
@@ -46,7 +46,7 @@ BASE = {
     "router/keys": {"records", "script", "store", "registry"},
     "router/guards": {"base"},
     "router/ledger": {"embedded", "outbox", "script", "store", "caps", "caps_script", "share", "spool",
-        "decision_rows", "decision_stream",
+        "decision_rows", "decision_stream", "account",
     },
     "policies": set(),
     "training": {
@@ -63,7 +63,7 @@ BASE = {
                       "document"},
     "gateway": {
         "errors", "auth", "metrics", "wire", "protocol", "guarding", "service", "permission", "admin",
-        "admin_client", "key_options",
+        "admin_client", "key_options", "spending",
         "chat_request", "decision_row", "feedback", "reserving", "turn", "chat", "embeddings", "surfaces",
         "preview", "doctor", "app", "server", "translation", "fields", "completions", "stored", "anthropic_request",
         "anthropic_answer", "messages", "response_store", "responses_request", "responses_answer",

@@ -12,7 +12,8 @@ from router.config import EndpointSettings
 from router.errors import ConfigError, ExpertError, FailureKind, InvalidRequest
 from router.experts.base import Answer, Call, Expert, Stream
 from router.experts.http import Exchange, Origin, TransportError
-from router.experts.sse import HELD_BYTES, Rewriter, StreamError, has_content, usage_of
+from router.experts.sse import HELD_BYTES, Rewriter, StreamError, has_content
+from router.experts.usage import usage_of
 from router.types import ExpertSpec, Usage
 
 #: The list that an answer must hold, by surface.
@@ -117,7 +118,7 @@ class EndpointExpert(Expert):
             kind = exchange.headers.get(b"content-type", b"")
             if not kind.startswith(b"text/event-stream"):
                 raise self._failed("garbage", "was asked to stream and answered without text/event-stream")
-            stream = EndpointStream(self, exchange, Rewriter(self.spec.name, self.spec.price, call))
+            stream = EndpointStream(self, exchange, Rewriter(self.spec.name, self.spec.price, call, asked))
             async with asyncio.timeout_at(self._first_byte_at(call, began)):
                 await stream.prime()
             stream.ttft_s = time.perf_counter() - asked

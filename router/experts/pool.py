@@ -29,6 +29,7 @@ class Attempt:
     failure: ExpertError | None
     blamed: bool = True  # False: the caller gave it too little time, or we had no connection left for it
     place: str = ""  # which of the expert's addresses
+    waited_s: float = 0.0  # for an expert that failed
 
 
 @dataclass(slots=True)
@@ -258,7 +259,7 @@ class Pool:
             call.under_way.remove(mark)
             hurried = error.kind == "timeout" and call.first_byte_by - began < FAIR_S
             blamed = not hurried and error.kind != "busy"
-            made.append(Attempt(name, error, blamed, expert.place))
+            made.append(Attempt(name, error, blamed, expert.place, time.perf_counter() - asked))
             if blamed:
                 self._note(place, error, loop.time())
             else:

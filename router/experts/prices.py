@@ -4,10 +4,13 @@ The map is read as the JSON file that the litellm package carries; litellm itsel
 seconds). It is asked for what the settings leave open: price, context, capabilities.
 
 How a model is looked up: `model`, then `name`, as the map spells it or as `provider/model` with the entry's own
-provider. Failing that, all entries that end in `/<model>`, if they agree on the price; what they promise is then
-what every one of them promises. An entry whose price is zero counts as unpriced, since the map has zeros for
-models that are not free: a model that costs nothing needs `price: {input: 0, output: 0}` in the settings.
-Surcharges that the map has beside the base price (very long prompts, batch, priority) are left out.
+provider. Failing that, all entries that end in `/<model>`, if they agree on the price of input and output; what
+they promise is then what every one of them promises, and the other prices are those that they agree on. An entry
+whose price is zero counts as unpriced, since the map has zeros for models that are not free: a model that costs
+nothing needs `price: {input: 0, output: 0}` in the settings. So does a zero for a kind of token, but for cached
+ones. Surcharges that the map has beside the base price
+(very long prompts, batch, priority) are left out, and so is what it prices by the second, the image or the
+request: give that in the settings.
 """
 
 import importlib.util
@@ -31,6 +34,19 @@ _FLAGS = {
     "vision": "supports_vision",
     "json": "supports_response_schema",
     "audio": "supports_audio_input",
+}
+#: The fields of a `Price` by the map's names for them, there in USD a token.
+_RATES = {
+    "input": "input_cost_per_token",
+    "output": "output_cost_per_token",
+    "cached_input": "cache_read_input_token_cost",
+    "cache_write": "cache_creation_input_token_cost",
+    "cache_write_1h": "cache_creation_input_token_cost_above_1hr",
+    "audio_input": "input_cost_per_audio_token",
+    "image_input": "input_cost_per_image_token",
+    "audio_output": "output_cost_per_audio_token",
+    "image_output": "output_cost_per_image_token",
+    "reasoning": "output_cost_per_reasoning_token",
 }
 _MODES = {"chat": ("chat", "responses", "completion"), "embeddings": ("embedding",), "rerank": ("rerank",)}
 
@@ -104,8 +120,10 @@ class PriceMap:
 def find_price(settings: ExpertBase, prices: PriceMap) -> Price:
     """The expert's price. Raises `ConfigError`, saying what to write, where none is known or several are."""
     if settings.price is not None:
-        given = settings.price
-        return Price(input=given.input, output=given.output, cached_input=given.cached_input)
+        given = settings.price.model_dump()
+        return Price(
+            **{name: price or 0.0 if name in ("input", "output") else price for name, price in given.items()}
+        )
     priced = {
         key: price
         for key, entry in prices.find(_names(settings), settings.serves).items()
@@ -119,9 +137,11 @@ def find_price(settings: ExpertBase, prices: PriceMap) -> Price:
             f"expert {settings.name!r}: litellm's price map has several prices for "
             f"{_asked(settings)}: {choices}; give `price` (with `kind: remote`, `model` may be one of these names)"
         )
-    cached = {price.cached_input for price in priced.values()}
-    first = next(iter(priced.values()))
-    return Price(first.input, first.output, first.cached_input if len(cached) == 1 else None)
+    agreed: dict[str, Any] = {}
+    for name in _RATES:
+        found = {getattr(price, name) for price in priced.values()}
+        agreed[name] = found.pop() if len(found) == 1 else None
+    return Price(**agreed)
 
 
 def describe(settings: ExpertBase, prices: PriceMap) -> ExpertSpec:
@@ -173,10 +193,14 @@ def _price(entry: Entry, serves: str) -> Price | None:
         output = 0.0
     if fresh is None or output is None or (fresh == 0 and output == 0):
         return None
-    cached = _number(entry, "cache_read_input_token_cost")
+    rates = {name: _number(entry, key) for name, key in _RATES.items()} | {"input": fresh, "output": output}
     # rounding takes away what 0.00000015 * 1e6 adds in binary
-    million = [None if rate is None else round(rate * 1e6, 9) for rate in (fresh, output, cached)]
-    return Price(input=million[0] or 0.0, output=million[1] or 0.0, cached_input=million[2])
+    million: dict[str, Any] = {
+        name: round(rate * 1e6, 9)
+        for name, rate in rates.items()
+        if rate or (rate is not None and name in ("input", "output", "cached_input"))
+    }
+    return Price(**million)
 
 
 def _context(found: tuple[Entry, ...]) -> int:

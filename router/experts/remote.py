@@ -18,7 +18,8 @@ from router.experts.base import Answer, Call, Expert, Stream
 from router.experts.failure import Exchange, failure_of
 from router.experts.plain import plain_answer, plain_chunk
 from router.experts.provider import CHAT, EMBEDDINGS, Fields, Provider, UnknownField
-from router.experts.sse import HELD_BYTES, Rewriter, event, has_content, usage_of
+from router.experts.sse import HELD_BYTES, Rewriter, event, has_content
+from router.experts.usage import usage_of
 from router.types import ExpertSpec, Usage
 
 PROBE_S = 10.0

@@ -38,8 +38,9 @@ class Script:
             }
         )
 
-    def steps(self, price: Price | None) -> Iterator[bytes]:
-        """The events of each token, then, as one step, what ends the stream. `price`: of the usage, if asked for.
+    def steps(self, price: Price | None, took_s: float) -> Iterator[bytes]:
+        """The events of each token, then, as one step, what ends the stream. `price`: of the usage, if asked for;
+        `took_s`: how long all of it takes.
 
         The role comes with the first token. Every event has the same id and an explicit `finish_reason`.
         """
@@ -54,7 +55,7 @@ class Script:
         ending = self._events(frame, opening, None, rest)
         ending += self._events(frame, {}, None, rest | {"simulated": self.simulated}, self.reply.finish)
         if price is not None:
-            ending += usage_event(frame | {"usage": usage_body(self.usage)}, self.usage, price)
+            ending += usage_event(frame | {"usage": usage_body(self.usage)}, self.usage, price, took_s)
         yield ending + DONE
 
     def _events(

@@ -163,7 +163,8 @@ class SimulatedStream(Stream):
         ready: list[bytes] = []
         last = len(self._script.reply.pieces)
         price = self._expert.spec.price if self._call.include_usage else None
-        for step, events in enumerate(self._script.steps(price)):
+        took_s = self.ttft_s + max(last - 1, 0) * self._token_s
+        for step, events in enumerate(self._script.steps(price, took_s)):
             # what ends the stream comes with the last token
             due = first + max(min(step, last - 1), 0) * self._token_s
             if due - loop.time() > NO_WAIT_S:

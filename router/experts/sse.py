@@ -14,11 +14,11 @@ from typing import Any, Literal
 import orjson
 
 from router.experts.base import Call
+from router.experts.usage import usage_of
 from router.types import Price, Usage
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 DONE = b"data: [DONE]\n\n"
-MOST_TOKENS = 1_000_000_000  # a count above it is no count: it would only overflow whatever sums it
 HELD_BYTES = 65_536  # of a stream without content; one that goes on is passed as it is
 PROBATION_EVENTS = 4  # where an event does not begin with its id, so many are looked at for it
 _WORD = re.compile(rb'"(?:content|reasoning_content|reasoning|arguments)"\s*:\s*"[^"]')
@@ -34,26 +34,6 @@ class StreamError(Exception):
         super().__init__(message)
         self.body = body
         self.kind = kind
-
-
-def usage_of(answer: dict[str, Any]) -> Usage | None:
-    """The usage that an answer or a chunk reports; None where it has none or it is not one."""
-    usage = answer.get("usage")
-    if not isinstance(usage, dict) or not ("prompt_tokens" in usage or "completion_tokens" in usage):
-        return None
-    details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    counts = [_count(count) for count in (usage.get("prompt_tokens"), usage.get("completion_tokens"))]
-    if counts[0] is None or counts[1] is None:
-        return None
-    return Usage(counts[0], counts[1], _count(cached) or 0)
-
-
-def _count(value: Any) -> int | None:
-    """A number of tokens; a missing one is zero, and None is what is no number of tokens."""
-    if value is None:
-        return 0
-    return value if type(value) is int and 0 <= value <= MOST_TOKENS else None
 
 
 def event(data: dict[str, Any]) -> bytes:
@@ -75,14 +55,14 @@ def has_content(events: bytes) -> bool:
     return False
 
 
-def usage_event(chunk: dict[str, Any], usage: Usage, price: Price) -> bytes:
-    """The last chunk of a stream whose caller asked for usage; `cost_usd` is the call's true cost."""
+def usage_event(chunk: dict[str, Any], usage: Usage, price: Price, took_s: float = 0.0) -> bytes:
+    """The last chunk of a stream whose caller asked for usage; `cost_usd` is what it cost until `took_s`."""
     reported = chunk.get("usage") or {
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.input_tokens + usage.output_tokens,
     }
-    return event({**chunk, "choices": [], "usage": {**reported, "cost_usd": price.cost_usd(usage)}})
+    return event({**chunk, "choices": [], "usage": {**reported, "cost_usd": price.cost_usd(usage, took_s)}})
 
 
 class Rewriter:
@@ -92,9 +72,11 @@ class Rewriter:
     before it are still given, and nothing after it is read.
     """
 
-    def __init__(self, model: str, price: Price, call: Call) -> None:
+    def __init__(self, model: str, price: Price, call: Call, began: float | None = None) -> None:
+        """`began`: when the upstream was asked, on the clock of `time.perf_counter`; None: now."""
         self._model = model
         self._price = price
+        self._began = time.perf_counter() if began is None else began
         self._asked = call.include_usage
         self._input_tokens = call.input_tokens
         self._request_id = call.request_id
@@ -271,7 +253,8 @@ class Rewriter:
         if not self._asked or self._usage_sent or self._head is None:
             return b""
         self._usage_sent = True
-        return usage_event({**chunk, **self._head, "usage": self._usage_fields}, self.usage, self._price)
+        chunk = {**chunk, **self._head, "usage": self._usage_fields}
+        return usage_event(chunk, self.usage, self._price, time.perf_counter() - self._began)
 
     def _mend(self, chunk: dict[str, Any]) -> dict[str, Any]:
         """One chunk made to keep the contract: constant id, role first, finish reason explicit."""

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from router.config import Budgets, Name, RateSettings
 from router.errors import InvalidRequest
 from router.ledger.caps import Cap, caps_of
-from router.types import Preference
+from router.types import Payer, Preference
 
 SECRET_PREFIX = "pmk_"
 ID_PREFIX = "key_"
@@ -92,6 +92,10 @@ class KeyRecord(KeySpec):
     @cached_property
     def caps(self) -> tuple[Cap, ...]:
         return caps_of(f"key:{self.id}", f"key {self.name!r}", self.limits, self.budget)
+
+    @cached_property
+    def payer(self) -> Payer:
+        return Payer(self.id, self.team or "", self.tags)
 
     def until_s(self, secret: KeySecret) -> float:
         """Unix time at which the secret stops to let anyone in; inf: never."""

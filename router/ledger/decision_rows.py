@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from router.errors import ConfigError
+from router.types import Parts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,7 +28,7 @@ TEXTS = (
     *("kind", "decision_id", "request_id", "caller", "key_id", "team", "policy", "preference", "wishes"),
     *("chosen", "expert", "ended", "prompt", "prompt_hash", "domain"),
 )
-COUNTS = ("input_tokens", "cached_tokens", "output_tokens", "cost_nano")
+COUNTS = ("input_tokens", "cached_tokens", "output_tokens", "cost_nano", *Parts._fields)
 FIGURES = ("at", "score", "propensity", "cost_usd", "ttft_s", "latency_s")
 FLAGS = ("ok", "streamed", "estimated")
 

@@ -11,8 +11,11 @@ Keys, all under one hash tag so that the script's step stays in one slot of a cl
     pointsman:{ledger}:experts       set of the names ever written of
     pointsman:{ledger}:expert:NAME   hash: counts, and fading sums with the server's time of the last batch
     pointsman:{ledger}:replica:ID    the last batch taken from this replica; forgotten after a week of silence
+    pointsman:{ledger}:accounts      hash: an account (expert, key, team, tags) -> its number
+    pointsman:{ledger}:spend:DAY     hash: what the accounts spent on a UTC day; kept for `accounts_days`; both are
+                                     described in `router.ledger.account` and read by `router.ledger.spending`
 
-While Redis is away the entries are summed per expert in memory and written when it is back, each exactly once: see
+While Redis is away the entries are summed per account in memory and written when it is back, each exactly once: see
 `router.ledger.outbox`. What is owed is also kept in a file (`router.ledger.spool`), about once a second, and
 written by the next replica with that folder should this one be killed. What is in neither is lost with the process:
 about a second's entries while Redis is away, `flush_ms` worth while it answers.
@@ -22,11 +25,13 @@ import asyncio
 import logging
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from router.config import LedgerSettings
 from router.errors import LedgerError, PointsmanError
+from router.ledger.account import DAY_S, day_of
 from router.ledger.embedded import EmbeddedServer, default_data_dir
 from router.ledger.outbox import Outbox
 from router.ledger.spool import Spool
@@ -65,8 +70,11 @@ class LedgerStatus:
 class Ledger:
     """Records finished calls and knows every expert's `Load`. All methods belong to one event loop."""
 
-    def __init__(self, settings: LedgerSettings) -> None:
+    def __init__(self, settings: LedgerSettings, clock: Callable[[], float] = time.time) -> None:
+        """`clock`: Unix time, which says on whose day a call ended."""
         self._settings = settings
+        self._clock = clock
+        self._day = day_of(clock())
         self._server = EmbeddedServer(settings.data_dir) if settings.url == "embedded" else None
         self._where = "the private Redis" if self._server else masked(settings.url)
         self._replica = uuid.uuid4().hex
@@ -125,6 +133,9 @@ class Ledger:
 
     def record(self, entry: Entry) -> None:
         """Takes one finished call. Costs about a microsecond, never waits, never raises."""
+        if self._clock() // DAY_S != self._day:
+            self._collect()
+            self._day = day_of(self._clock())
         self._inbox.append(entry)
         if not self._wake.is_set():
             self._wake.set()
@@ -184,7 +195,14 @@ class Ledger:
         return Spool(folder.expanduser(), str(self._server.folder) if self._server else self._where, self._replica)
 
     def _connect(self, replica: str | None = None) -> Store:
-        return Store(self.client(), self._where, replica or self._replica, self._settings.half_life_s)
+        settings = self._settings
+        return Store(
+            self.client(),
+            self._where,
+            replica or self._replica,
+            settings.half_life_s,
+            settings.accounts_days,
+        )
 
     async def _let_go(self) -> None:
         if self._store:
@@ -259,7 +277,7 @@ class Ledger:
     def _collect(self) -> None:
         entries, self._inbox = self._inbox, []
         if entries:
-            self._outbox.add(entries, time.monotonic())
+            self._outbox.add(entries, time.monotonic(), self._day)
 
     def _failed(self, error: PointsmanError) -> None:
         # one line when it begins, and one for whatever does not mend itself

@@ -1,19 +1,23 @@
 """The one Lua script: applies a batch once, and reads the experts it names.
 
-KEYS    the format's key, the index of experts, this replica's marker, then one hash per expert
+KEYS    the format's key, the index of experts, this replica's marker, the index of accounts, then one hash per
+        expert and one per day
 ARGV    format, half-life (s), the marker's life (s), batch number (0: only read), the number that the marker
-        must at least show, age of the batch (s), the batch: a JSON array of [expert, *COLUMNS], in the order of
-        the hashes
+        must at least show, age of the batch (s), the batch as in `outbox.Batch`, its experts in the order of the
+        hashes, the number of experts, then per day when its hash is forgotten (Unix time)
 Returns {'ok', time, HMGET of every hash} | {'gap', number shown} | {'format', found} | {'foreign', key}
 
 Everything is read and checked before the first write, so that an error leaves nothing half applied. Whole numbers
-go through HINCRBY, since Lua's are doubles. The fading sums fade by the server's clock, so replicas need not agree
-on the time, and the order in which their batches arrive does not matter.
+go through HINCRBY, since Lua's are doubles; those of the accounts, where a day's sum may be large, go there as
+text. The fading sums fade by the server's clock, so replicas need not agree on the time, and the order in which
+their batches arrive does not matter.
 """
 
-from router.ledger.outbox import COUNTED, FADING
+from router.ledger.account import COUNTED
+from router.ledger.outbox import FADING
 
-#: Raised by one when what is kept, or where, changes.
+#: Raised by one when what is kept, or where, changes; not where something is only added, which the version before
+#: leaves alone.
 FORMAT = "1"
 
 HASH = ("at", *COUNTED, *FADING)
@@ -28,6 +32,7 @@ SCRIPT = (
     + r"""
 local format, half_life, marker_life = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local number, base, age = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local last = 4 + tonumber(ARGV[8])  -- the last expert's place among the keys
 
 local found = redis.call('GET', KEYS[1])
 if found and found ~= format then return {'format', found} end
@@ -37,7 +42,7 @@ if shown < base then return {'gap', string.format('%.0f', shown)} end
 redis.call('SCARD', KEYS[2])
 
 local hashes = {}
-for k = 4, #KEYS do
+for k = 5, last do
   local hash = redis.call('HMGET', KEYS[k], unpack(FIELDS))
   for i, value in ipairs(hash) do
     local whole = i > 1 and i <= 1 + COUNTED
@@ -45,7 +50,28 @@ for k = 4, #KEYS do
       return {'foreign', KEYS[k]}
     end
   end
-  hashes[k - 3] = hash
+  hashes[k - 4] = hash
+end
+
+local batch, accounts, fresh = nil, {}, {}
+if number > shown then
+  batch = cjson.decode(ARGV[7])
+  local known = redis.call('HLEN', KEYS[4])
+  for i, row in ipairs(batch.accounts) do
+    local at = redis.call('HGET', KEYS[4], row[2]) or fresh[row[2]]
+    if not at then
+      known = known + 1
+      at = string.format('%.0f', known)
+      fresh[row[2]] = at
+    end
+    if not string.match(at, '^%d+$') then return {'foreign', KEYS[4]} end
+    local fields = {}
+    for j = 3, #row, 2 do fields[#fields + 1] = at .. ':' .. row[j] end
+    for _, value in ipairs(redis.call('HMGET', KEYS[last + row[1]], unpack(fields))) do
+      if value and not string.match(value, '^%-?%d+$') then return {'foreign', KEYS[last + row[1]]} end
+    end
+    accounts[i] = fields
+  end
 end
 
 local time = redis.call('TIME')
@@ -59,10 +85,10 @@ local function fade(weight, seconds)
   return factor
 end
 
-if number > shown then
+if batch then
   local late = 0.5 ^ (math.max(age, 0) / half_life)
-  for k, row in ipairs(cjson.decode(ARGV[7])) do
-    local key, hash = KEYS[k + 3], hashes[k]
+  for k, row in ipairs(batch.experts) do
+    local key, hash = KEYS[k + 4], hashes[k]
     for i = 2, 1 + COUNTED do
       if row[i] ~= 0 then
         redis.call('HINCRBY', key, FIELDS[i], string.format('%.0f', row[i]))
@@ -82,12 +108,19 @@ if number > shown then
     redis.call('HSET', key, unpack(values))
     redis.call('SADD', KEYS[2], row[1])
   end
+  for name, at in pairs(fresh) do redis.call('HSET', KEYS[4], name, at) end
+  for i, row in ipairs(batch.accounts) do
+    for j, field in ipairs(accounts[i]) do
+      redis.call('HINCRBY', KEYS[last + row[1]], field, row[2 + 2 * j])
+    end
+  end
+  for k = last + 1, #KEYS do redis.call('EXPIREAT', KEYS[k], ARGV[8 + k - last]) end
   if not found then redis.call('SET', KEYS[1], format) end
   redis.call('SET', KEYS[3], string.format('%.0f', number), 'EX', marker_life)
 end
 
 local reply = {'ok', string.format('%.6f', now)}
-for k = 4, #KEYS do
+for k = 5, last do
   reply[#reply + 1] = redis.call('HMGET', KEYS[k], unpack(FIELDS))
 end
 return reply

@@ -22,7 +22,7 @@ import orjson
 from router.ledger.outbox import Batch
 
 LIFE_S = 6 * 86_400  # shorter than Redis remembers which batches of a replica it has
-FORMAT = 1
+FORMAT = 2
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Spool:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = self._locked(self._replica)
         late = time.time() - now
-        rows = [[b.number, b.made_at + late, b.entries, b.experts, b.payload.decode()] for b in batches]
+        rows = [[b.number, b.made_at + late, b.entries, b.experts, b.days, b.payload.decode()] for b in batches]
         content = orjson.dumps({"format": FORMAT, "batches": rows})
         path = self._path(self._replica)
         partial = path.with_suffix(".tmp")
@@ -100,12 +100,9 @@ class Spool:
         """None, with a line in the log, for what is no spool or too old to be told from what was written."""
         try:
             content: Any = orjson.loads(path.read_bytes())
-            if content["format"] != FORMAT:
+            if content["format"] not in (1, FORMAT):
                 raise ValueError(f"format {content['format']}")
-            batches = tuple(
-                Batch(int(number), float(at), int(entries), tuple(experts), payload.encode())
-                for number, at, entries, experts, payload in content["batches"]
-            )
+            batches = tuple(_batch(row, content["format"]) for row in content["batches"])
         except FileNotFoundError:  # another took it meanwhile
             return None
         except (ValueError, TypeError, KeyError, OSError) as error:
@@ -127,3 +124,12 @@ class Spool:
 
     def _path(self, replica: str) -> Path:
         return self._folder / f"{replica}.json"
+
+
+def _batch(row: Any, format: int) -> Batch:
+    """One batch of a file. In format 1 there were no accounts: it tells of experts alone."""
+    if format == 1:
+        number, at, entries, experts, payload = row
+        row = number, at, entries, experts, (), f'{{"experts":{payload},"accounts":[]}}'
+    number, at, entries, experts, days, payload = row
+    return Batch(int(number), float(at), int(entries), tuple(experts), tuple(map(str, days)), payload.encode())

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from router.errors import LedgerError
+from router.ledger.account import day_number
 from router.ledger.outbox import Batch
 from router.ledger.script import FORMAT, HASH, SCRIPT
 from router.types import Load
@@ -22,6 +23,7 @@ MARKER_LIFE_S = 7 * 86_400
 PREFIX = "pointsman:{ledger}:"
 FORMAT_KEY = PREFIX + "format"
 EXPERTS_KEY = PREFIX + "experts"
+ACCOUNTS_KEY = PREFIX + "accounts"
 
 SCRIPT_SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
@@ -32,6 +34,10 @@ def expert_key(expert: str) -> str:
 
 def replica_key(replica: str) -> str:
     return f"{PREFIX}replica:{replica}"
+
+
+def spend_key(day: str) -> str:
+    return f"{PREFIX}spend:{day}"
 
 
 def masked(url: str) -> str:
@@ -59,22 +65,25 @@ class Forgotten(Exception):
 class Store:
     """The connection of one replica. `where` is how messages call the server; every error is a `LedgerError`."""
 
-    def __init__(self, client: "Redis", where: str, replica: str, half_life_s: float) -> None:
+    def __init__(
+        self, client: "Redis", where: str, replica: str, half_life_s: float, accounts_days: int = 400
+    ) -> None:
         self._client: Any = client  # its annotations change from version to version
         self._where = where
         self._fixed = (FORMAT, repr(half_life_s), str(MARKER_LIFE_S))
         self._marker = replica_key(replica)
         self._half_life_s = half_life_s
+        self._accounts_days = accounts_days
 
     async def write(self, batch: Batch, base: int, age_s: float) -> dict[str, Load]:
         """Applies the batch unless it was applied before; the figures of its experts. Raises `Forgotten`."""
-        return await self._run(batch.experts, batch.number, base, age_s, batch.payload)
+        return await self._run(batch.experts, batch.number, base, age_s, batch.payload, batch.days)
 
     async def read(self, base: int = 0) -> dict[str, Load]:
         """The figures of every expert that any replica ever wrote of. Raises `Forgotten`."""
         async with answering(self._where):
             names = await self._client.smembers(EXPERTS_KEY)
-        return await self._run(sorted(name.decode() for name in names), 0, base, 0.0, b"[]")
+        return await self._run(sorted(name.decode() for name in names), 0, base, 0.0, b"")
 
     async def ping(self) -> None:
         async with answering(self._where):
@@ -84,12 +93,23 @@ class Store:
         await let_go(self._client)
 
     async def _run(
-        self, experts: Sequence[str], number: int, base: int, age_s: float, payload: bytes
+        self,
+        experts: Sequence[str],
+        number: int,
+        base: int,
+        age_s: float,
+        payload: bytes,
+        days: Sequence[str] = (),
     ) -> dict[str, Load]:
         from redis.exceptions import NoScriptError
 
-        keys = (FORMAT_KEY, EXPERTS_KEY, self._marker, *map(expert_key, experts))
-        arguments = (*keys, *self._fixed, number, base, repr(age_s), payload)
+        keys = (
+            *(FORMAT_KEY, EXPERTS_KEY, self._marker, ACCOUNTS_KEY),
+            *map(expert_key, experts),
+            *map(spend_key, days),
+        )
+        ends = ((day_number(day) + 1 + self._accounts_days) * 86_400 for day in days)
+        arguments = (*keys, *self._fixed, number, base, repr(age_s), payload, len(experts), *ends)
         async with answering(self._where):
             try:
                 reply: Any = await self._client.evalsha(SCRIPT_SHA, len(keys), *arguments)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from upstream import DONE, HELLO, USAGE, USAGE_CHUNK, chunk, hello_events, parse_events, said, sse
 
 from router.experts.base import Call
-from router.experts.sse import MAX_EVENT_BYTES, Rewriter, has_content, usage_of
+from router.experts.sse import MAX_EVENT_BYTES, Rewriter, has_content
+from router.experts.usage import usage_of
 from router.types import Price, Usage
 
 PRICE = Price(input=1.0, output=2.0)
