@@ -37,7 +37,7 @@ CALLERS = 64
 ASK = {"messages": [{"role": "user", "content": "How far is it from Ulm to Basel, by train and by foot?"}]}
 UPSTREAM = Path(__file__).with_name("counting_upstream.py")
 READY_S = 60.0
-ADDED_ROUNDS = 12
+ADDED_ROUNDS, ADDED_TURNS = 12, 250
 
 
 def nano(answers: int, tokens: int) -> int:
@@ -312,7 +312,7 @@ async def frozen_part(options: argparse.Namespace) -> list[Figure]:
 
 
 async def added_part(options: argparse.Namespace) -> list[Figure]:
-    """The same request with and without limits and budgets, one caller, in rounds that take turns."""
+    """The same request with and without limits and budgets, one caller, request by request in turn."""
     limited = {"limits": {"requests_per_minute": 10**6}, "budget": {"usd": 10**6, "per": "month"}}
     trees = {"": None, **({f" ({options.against.name})": options.against.resolve()} if options.against else {})}
     async with contextlib.AsyncExitStack() as stack:
@@ -326,12 +326,15 @@ async def added_part(options: argparse.Namespace) -> list[Figure]:
             for guarded in (False, True)
         ]
         took: dict[tuple[str, bool], list[list[float]]] = {side[:2]: [] for side in sides}
-        for number in range(ADDED_ROUNDS + 1):
-            for name, guarded, made in random.Random(number).sample(sides, len(sides)):
-                tally = Tally()
-                await callers(1, made.urls, tally, until(1.5))
+        async with httpx.AsyncClient(timeout=60.0) as client:
+            for number in range(ADDED_ROUNDS + 1):
+                tallies = [Tally() for _ in sides]
+                for turn in range(ADDED_TURNS):
+                    for at in random.Random(turn).sample(range(len(sides)), len(sides)):
+                        await ask(client, sides[at][2].urls[0], tallies[at], "one")
                 if number:  # the first round warms up
-                    took[name, guarded].append(tally.took_ms)
+                    for (name, guarded, _), tally in zip(sides, tallies, strict=True):
+                        took[name, guarded].append(tally.took_ms)
     figures = []
     for name in trees:
         for said, at, goal in (("the median", 49, "< 0.3"), ("p99", 98, None)):
