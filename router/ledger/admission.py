@@ -3,8 +3,8 @@
 One connection (`router.ledger.pipe`) carries all in the order in which it came, so that a caller's next request
 finds the place that its last one left. A request waits `wait_ms` for the answer; after that, and as long as Redis
 stays silent, the replica goes by its own share of each cap (`router.ledger.share`). What a call came to is settled
-behind the answer, each exactly once however often it is sent, for the script knows the reservation. A settlement
-that Redis cannot take waits in memory.
+behind the answer, each exactly once however often it is sent, for the script knows the reservation; what Redis
+cannot take waits in `router.ledger.settlements`.
 
 A reservation that is never settled, since its replica died, stands: its expected cost counts. Its place among the
 requests at once is free again after `LEASE_MS`.
@@ -17,13 +17,16 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import hiredis
 
 from router.errors import OverLimit
 from router.ledger.caps import LEASE_MS, REPLICAS_KEY, Cap, Caps, reservation_key
-from router.ledger.caps_script import HEARTBEAT_SHA, RESERVE_SHA, SCRIPTS, SETTLE_SHA
+from router.ledger.caps_script import HEARTBEAT_SHA, RESERVE_SHA, SCRIPTS
 from router.ledger.pipe import Pipe
+from router.ledger.settlements import Settlement, Settlements, script_call
 from router.ledger.share import Shares
 from router.ledger.store import let_go
 
@@ -31,8 +34,6 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 OPEN_LIFE_S = 86_400
-#: A settlement that is sent again within it counts once.
-SETTLED_LIFE_S = 3_600
 HEARTBEAT_S = 1.0
 REPLICA_LIFE_MS = 5_000
 RETRY_S = 0.1
@@ -41,8 +42,6 @@ CLOSE_TIMEOUT_S = 2.0
 REPLAYED_AT_ONCE = 256
 #: A timer that fires on a loop that was held up may come before an answer that is there is read.
 LATE_TURNS = 3
-#: Settlements kept while Redis is away; the oldest are dropped beyond it, and the log says so.
-OWED_MOST = 100_000
 
 log = logging.getLogger(__name__)
 
@@ -60,18 +59,12 @@ class Reservation:
     asked: bool = False  # Redis may know of it
 
 
-@dataclass(slots=True, eq=False)
-class _Settlement:
-    id: str
-    caps: tuple[Cap, ...]
-    amounts: tuple[int, ...]
-    pipe: Pipe | None = None  # that it was last sent by
-
-
 class Admission:
-    """All methods belong to one event loop. `connect` makes a client of the ledger's Redis."""
+    """All methods belong to one event loop. `connect` makes a client of the ledger's Redis, `spool` is a folder."""
 
-    def __init__(self, caps: Caps, connect: Callable[[], "Redis"], wait_s: float) -> None:
+    def __init__(
+        self, caps: Caps, connect: Callable[[], "Redis"], wait_s: float, spool: Path | None = None
+    ) -> None:
         self.caps = caps
         self._connect = connect
         self._wait_s = wait_s
@@ -80,17 +73,21 @@ class Admission:
         self._pipe: Pipe | None = None  # None: Redis is away
         self.shares = Shares()
         self._open: dict[str, Reservation] = {}
-        self._owed: dict[str, _Settlement] = {}
+        self._owed = Settlements(spool, self._replica)
         self._tried = asyncio.Event()
         self._settled = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._dropped = 0
         self.degraded = False
 
     @property
     def owed(self) -> int:
         """Settlements that Redis is not known to have."""
         return len(self._owed)
+
+    @property
+    def dropped(self) -> int:
+        """Settlements that found no room."""
+        return self._owed.dropped
 
     async def open(self) -> None:
         """Connects and loads the scripts; where Redis does not answer, it goes on without, degraded."""
@@ -109,7 +106,8 @@ class Admission:
             self._task.cancel()
             await asyncio.wait({self._task})
         if self._owed:
-            log.warning("limits: closed with %d calls that were never settled", len(self._owed))
+            log.warning("limits: closed with %d calls that are not settled", len(self._owed))
+        self._owed.close()
         if self._client is not None:
             await let_go(self._client)
 
@@ -163,7 +161,7 @@ class Admission:
         if reservation.held:
             self._release(reservation, caps, amounts)
         reservation.held = reservation.asked = False
-        self._owe(_Settlement(reservation.id, caps, amounts))
+        self._owe(reservation.id, caps, amounts)
 
     def _hold(self, reservation: Reservation) -> None:
         reservation.held = True
@@ -181,12 +179,9 @@ class Admission:
             else:
                 share.take(cap, came - was, now)
 
-    def _owe(self, settlement: _Settlement) -> None:
-        self._owed[settlement.id] = settlement
-        if len(self._owed) > OWED_MOST:
-            del self._owed[next(iter(self._owed))]
-            self._dropped += 1
-        if self._pipe is not None:
+    def _owe(self, id_: str, caps: tuple[Cap, ...], amounts: tuple[int, ...]) -> None:
+        settlement = self._owed.add(id_, caps, amounts)
+        if settlement is not None and self._pipe is not None:
             self._send(settlement, self._pipe)
 
     async def _ask(self, reservation: Reservation) -> list[bytes] | None:
@@ -202,7 +197,8 @@ class Admission:
                 reply.set_result(answer if isinstance(answer, list) else None)
 
         reservation.asked = True
-        pipe.send(_command(RESERVE_SHA, OPEN_LIFE_S, reservation), told)
+        command = script_call(RESERVE_SHA, OPEN_LIFE_S, reservation.id, reservation.caps, reservation.amounts)
+        pipe.send(command, told)
         timer = loop.call_later(self._wait_s, self._late, reply, LATE_TURNS)
         try:
             return await reply
@@ -222,7 +218,7 @@ class Admission:
         cap = self.shares.refuses(reservation.caps, reservation.amounts)
         if cap is not None:
             if reservation.asked:
-                self._owe(_Settlement(reservation.id, reservation.caps, (0,) * len(reservation.caps)))
+                self._owe(reservation.id, reservation.caps, (0,) * len(reservation.caps))
                 reservation.asked = False
             raise self._refusal(reservation, cap, 1.0, never=False)
         self._hold(reservation)
@@ -251,6 +247,7 @@ class Admission:
             except Exception as error:  # whatever it is: requests go on by the share, and it is tried again
                 self._down(type(error).__name__)
             self._tried.set()
+            await self._owed.sync()
             await asyncio.sleep(RETRY_S)
 
     async def _be_connected(self) -> None:
@@ -262,15 +259,14 @@ class Admission:
             for script in SCRIPTS.values():
                 await pipe.ask("SCRIPT", "LOAD", script)
             await self._beat(pipe)
-            while unsent := list(
-                islice((one for one in self._owed.values() if one.pipe is not pipe), REPLAYED_AT_ONCE)
-            ):
+            while unsent := self._owed.unsent(pipe, REPLAYED_AT_ONCE):
                 for settlement in unsent:
                     self._send(settlement, pipe)
                 await self._beat(pipe)
             self._pipe = pipe
             self._up()
             self._tried.set()
+            await self._adopt(pipe)
             while not lost.is_set():
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(HEARTBEAT_S):
@@ -284,16 +280,27 @@ class Admission:
     async def _beat(self, pipe: Pipe) -> None:
         self.shares.replicas = max(int(await pipe.ask(*self._heartbeat())), 1)
 
-    def _send(self, settlement: _Settlement, pipe: Pipe) -> None:
+    async def _adopt(self, pipe: Pipe) -> None:
+        """Settles what replicas that are gone still owe; what Redis does not take is left for the next time."""
+        try:
+            for commands in self._owed.orphans():
+                for at in range(0, len(commands), REPLAYED_AT_ONCE):
+                    await asyncio.gather(*(pipe.ask(*one) for one in commands[at : at + REPLAYED_AT_ONCE]))
+                if commands:
+                    log.warning("limits: a replica that is gone owed %d calls; they are settled", len(commands))
+        except (OSError, hiredis.HiredisError, ValueError) as error:
+            log.warning("limits: what a replica that is gone owed is not settled yet: %s", error)
+
+    def _send(self, settlement: Settlement, pipe: Pipe) -> None:
         def told(answer: Any) -> None:
             self._heard(answer, pipe)
-            if not isinstance(answer, Exception) and self._owed.get(settlement.id) is settlement:
-                del self._owed[settlement.id]
+            if not isinstance(answer, Exception):
+                self._owed.settled(settlement)
                 if not self._owed:
                     self._settled.set()
 
         settlement.pipe = pipe
-        pipe.send(_command(SETTLE_SHA, SETTLED_LIFE_S, settlement), told)
+        pipe.send(settlement.command, told)
 
     def _heard(self, answer: Any, pipe: Pipe) -> None:
         """An answer to a question or a settlement: an error ends the connection."""
@@ -321,16 +328,10 @@ class Admission:
 
     def _up(self) -> None:
         if self.degraded:
-            log.warning("limits: Redis answers again; %d settlements were dropped", self._dropped)
+            log.warning("limits: Redis answers again; %d settlements were dropped", self._owed.dropped)
         self.degraded = False
 
 
 def _amounts(caps: tuple[Cap, ...], tokens: int, cost_nano: int) -> tuple[int, ...]:
     taken = {"requests": 1, "concurrency": 1, "tokens": tokens, "usd": cost_nano}
     return tuple(taken[cap.what] for cap in caps)
-
-
-def _command(script: str, life_s: int, one: Reservation | _Settlement) -> tuple[Any, ...]:
-    rows = [value for cap, amount in zip(one.caps, one.amounts, strict=True) for value in cap.arguments(amount)]
-    keys = [reservation_key(one.id), *(cap.key for cap in one.caps)]
-    return ("EVALSHA", script, len(keys), *keys, life_s, one.id, *rows)

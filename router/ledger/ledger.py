@@ -13,23 +13,24 @@ Keys, all under one hash tag so that the script's step stays in one slot of a cl
     pointsman:{ledger}:replica:ID    the last batch taken from this replica; forgotten after a week of silence
 
 While Redis is away the entries are summed per expert in memory and written when it is back, each exactly once: see
-`router.ledger.outbox`. What is owed is also kept in a file (`router.ledger.spool`), about once a second, and
-written by the next replica with that folder should this one be killed. What is in neither is lost with the process:
-about a second's entries while Redis is away, `flush_ms` worth while it answers.
+`router.ledger.outbox`. Every entry is also in a file (`router.ledger.spool`) from the moment it is recorded until
+Redis has it, and is written by the next replica with that folder should this one be killed. A machine that fails
+takes with it what was not synced: up to a second's entries.
 """
 
 import asyncio
 import logging
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from router.config import LedgerSettings
 from router.errors import LedgerError, PointsmanError
 from router.ledger.embedded import EmbeddedServer, default_data_dir
-from router.ledger.outbox import Outbox
-from router.ledger.spool import Spool
+from router.ledger.outbox import Batch, Outbox
+from router.ledger.spool import Orphan, Spool, spool_folder
 from router.ledger.store import Forgotten, Store, Unreachable, connect, masked
 from router.types import Entry, Load
 
@@ -126,6 +127,8 @@ class Ledger:
     def record(self, entry: Entry) -> None:
         """Takes one finished call. Costs about a microsecond, never waits, never raises."""
         self._inbox.append(entry)
+        if self._spool is not None:
+            self._spool.record(entry)
         if not self._wake.is_set():
             self._wake.set()
         if len(self._inbox) >= INBOX_MOST:
@@ -173,15 +176,21 @@ class Ledger:
         return connect(url, None if self._server else password)
 
     def _opened_spool(self) -> Spool | None:
+        folder = self.spool_folder("calls")
+        return None if folder is None else Spool(folder, self._replica)
+
+    def spool_folder(self, what: str) -> Path | None:
+        """Where replicas keep what they owe to this Redis; None, with a line in the log: nowhere."""
         settings = self._settings
         try:
             folder = settings.spool_dir or (settings.data_dir or default_data_dir()) / "spool"
         except LedgerError:  # a shared Redis needs no home
             log.warning(
-                "ledger: what is owed is kept in memory only; set ledger.spool_dir to keep it in a file too"
+                "ledger: %s that are owed are kept in memory only; set ledger.spool_dir to keep them in files too",
+                what,
             )
             return None
-        return Spool(folder.expanduser(), str(self._server.folder) if self._server else self._where, self._replica)
+        return spool_folder(folder.expanduser(), str(self._server.folder) if self._server else self._where, what)
 
     def _connect(self, replica: str | None = None) -> Store:
         return Store(self.client(), self._where, replica or self._replica, self._settings.half_life_s)
@@ -242,10 +251,14 @@ class Ledger:
         store = self._opened()
         self._collect()
         while batch := self._outbox.next():
+            if self._spool is not None:
+                self._spool.cut(batch.number)
             now = time.monotonic()
             loads = await store.write(batch, self._outbox.base, now - batch.made_at)
             self._write_s = time.monotonic() - now
             self._outbox.taken(batch, now)
+            if self._spool is not None:
+                self._spool.taken(batch.number)
             self._loads.update(loads)
         if asyncio.get_running_loop().time() >= self._read_at + HEARTBEAT_S:
             await self._read()
@@ -260,6 +273,8 @@ class Ledger:
         entries, self._inbox = self._inbox, []
         if entries:
             self._outbox.add(entries, time.monotonic())
+            if self._spool is not None:
+                self._spool.collect()
 
     def _failed(self, error: PointsmanError) -> None:
         # one line when it begins, and one for whatever does not mend itself
@@ -283,7 +298,7 @@ class Ledger:
             return
         self._spooled_at = now
         try:
-            await asyncio.to_thread(self._spool.keep, owed, now)
+            await self._spool.keep(owed, now)
         except OSError as error:
             if not self._unspooled:
                 log.warning(
@@ -299,13 +314,30 @@ class Ledger:
             for orphan in self._spool.orphans():
                 store = self._connect(orphan.replica)
                 try:
-                    for batch in orphan.batches:
+                    batches = self._batches_of(orphan, await store.known())
+                    self._spool.adopt(orphan.replica, batches)
+                    for batch in batches:
                         await store.write(batch, 0, max(time.time() - batch.made_at, 0.0))
                 finally:
                     await store.close()
-                log.warning("ledger: a replica that is gone owed %d batches; they are written", len(orphan.batches))
+                if entries := sum(batch.entries for batch in batches):
+                    log.warning("ledger: a replica that is gone owed %d calls; they are written", entries)
         except OSError as error:
             log.warning("ledger: the spool cannot be read: %s", error.strerror)
+
+    def _batches_of(self, orphan: Orphan, known: int) -> list[Batch]:
+        """What Redis, which knows the replica's batches up to `known`, may not have."""
+        found = [batch for batch in orphan.batches if batch.number > known]
+        kept = {batch.number for batch in orphan.batches}
+        following = max([known, *kept, *(number for number, _, _ in orphan.calls)]) + 1
+        boxes: dict[int, Outbox] = {}
+        for number, at, entry in orphan.calls:
+            if number > known:
+                # a batch that is kept may have been sent with more calls since: they make one of their own
+                box = boxes.setdefault(following if number in kept else number, Outbox(self._settings.half_life_s))
+                box.add([entry], at)
+        found += [replace(box.all_owed()[0], number=number) for number, box in boxes.items()]
+        return sorted(found, key=lambda batch: batch.number)
 
     def _writer_ended(self, task: asyncio.Task[None]) -> None:
         # our own bug, if at all: it must show in readiness, not only in asyncio's log
