@@ -15,6 +15,10 @@ class Claim:
         self.name = name
         self._lock: IO[bytes] | None = None
 
+    @property
+    def taken(self) -> bool:
+        return self._lock is not None
+
     def take(self) -> None:
         """Raises `OSError`."""
         if self._lock is None:

@@ -15,20 +15,23 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 SEGMENT_BYTES = 1 << 18
 _HEAD = struct.Struct("<8sQQ")  # format, done, first
 _LENGTH = struct.Struct("<I")
+_NUMBER = struct.Struct("<Q")
 _DONE_AT, _FIRST_AT = 8, 16
 _FORMAT = b"pointsj1"
 _END = b"\0" * _LENGTH.size
+_RECORD_MOST = SEGMENT_BYTES - _HEAD.size - 2 * _LENGTH.size
 
 
 @dataclass(slots=True)
 class _Segment:
     path: Path
     map: mmap.mmap
-    last: int  # the number of its last record
+    first: int  # the number of its first record, as long as it is not the last segment
 
 
 class Journal:
@@ -39,23 +42,24 @@ class Journal:
         self._segments_most = max(most_bytes // SEGMENT_BYTES, 1)
         self._segments: deque[_Segment] = deque()
         self._made = 0
-        self._at = 0  # where the next record goes
+        self._at = self._room = 0  # where the next record goes, and has to end
+        self._map: Any = None
         self._done = 0
         self.last = 0
 
     def append(self, record: bytes) -> bool:
         """Keeps the record as number `last`; False where there is no room for it. Raises `OSError`."""
-        size = len(record)
-        if not self._segments or self._at + size + 2 * _LENGTH.size > SEGMENT_BYTES:
-            if len(self._segments) >= self._segments_most or size + _HEAD.size + 2 * _LENGTH.size > SEGMENT_BYTES:
+        begin = self._at + _LENGTH.size
+        end = begin + len(record)
+        if end + _LENGTH.size > self._room:
+            if len(self._segments) >= self._segments_most or len(record) > _RECORD_MOST:
                 return False
             self._begin()
-        segment, at = self._segments[-1], self._at + _LENGTH.size
-        segment.map[at : at + size + len(_END)] = record + _END
-        _LENGTH.pack_into(segment.map, self._at, size)  # from here on it is there
-        self._at = at + size
+            return self.append(record)
+        self._map[begin : end + _LENGTH.size] = record + _END
+        _LENGTH.pack_into(self._map, self._at, end - begin)  # from here on it is there
+        self._at = end
         self.last += 1
-        segment.last = self.last
         return True
 
     def done(self, number: int) -> None:
@@ -63,13 +67,12 @@ class Journal:
         if number <= self._done or not self._segments:
             return
         self._done = number
-        while len(self._segments) > 1 and self._segments[0].last <= number:
+        while len(self._segments) > 1 and self._segments[1].first <= number + 1:
             self._remove(self._segments.popleft())
-        map_ = self._segments[-1].map
-        struct.pack_into("<Q", map_, _DONE_AT, number)
+        _NUMBER.pack_into(self._map, _DONE_AT, number)
         if number == self.last:  # all: the file begins anew
-            map_[_HEAD.size : _HEAD.size + len(_END)] = _END
-            struct.pack_into("<Q", map_, _FIRST_AT, number + 1)
+            self._map[_HEAD.size : _HEAD.size + len(_END)] = _END
+            _NUMBER.pack_into(self._map, _FIRST_AT, number + 1)
             self._at = _HEAD.size
 
     def sync(self) -> None:
@@ -86,6 +89,7 @@ class Journal:
             else:
                 segment.map.close()
         self._segments.clear()
+        self._room = 0
 
     def _begin(self) -> None:
         path = self._stem.with_name(f"{self._stem.name}.{self._made + 1:08}")
@@ -95,7 +99,8 @@ class Journal:
             )  # a full disk is to be an error here, not a signal later
             map_ = mmap.mmap(file.fileno(), SEGMENT_BYTES)
         _HEAD.pack_into(map_, 0, _FORMAT, self._done, self.last + 1)
-        self._segments.append(_Segment(path, map_, self.last))
+        self._segments.append(_Segment(path, map_, self.last + 1))
+        self._map, self._room = map_, SEGMENT_BYTES
         self._made += 1
         self._at = _HEAD.size
 

@@ -99,7 +99,7 @@ class Rig:
                 "host": LOOPBACK,
                 "port": port,
                 "experts": experts,
-                "ledger": {"url": self.redis.url},
+                "ledger": {"url": self.redis.url, "spool_dir": str(self.folder / "spool")},
                 **settings,
             }
             config.write_text(yaml.safe_dump(whole, sort_keys=False), encoding="utf-8")
