@@ -28,7 +28,7 @@ from router.errors import (
 )
 from router.experts.base import Answer, Call, Stream
 from router.experts.pool import Attempt, PoolError, Served
-from router.types import Usage
+from router.types import Entry, Usage
 
 log = logging.getLogger("pointsman")
 
@@ -87,6 +87,7 @@ class Chat:
             else:
                 await self._refuse(exchange, internal(), what, send)
         finally:
+            exchange.over()
             if exchange.bill is not None:
                 exchange.bill.settle(service)
             if exchange.outcome is not None:
@@ -123,6 +124,7 @@ class Chat:
             moves_on_refusal=request.wishes.fallback,
         )
         exchange.call = call
+        exchange.under_way = self._begun(request, decision.order[0])
         asked = time.perf_counter()
         limit = service.settings.limits.attempts
         try:
@@ -149,6 +151,13 @@ class Chat:
         else:
             assert served.answer is not None
             await self._whole(exchange, served, served.answer, send)
+
+    def _begun(self, request: ChatRequest, expert: str) -> Callable[[], None] | None:
+        service = self._service
+        length = round(service.router.expected_length(expert, request.max_output_tokens))
+        usage = Usage(request.input_tokens, length, estimated=True)
+        cost_nano = service.pool.experts[expert].spec.price.cost_nano(usage)
+        return service.ledger.begin(Entry(expert, ok=True, usage=usage, cost_nano=cost_nano))
 
     def _remember(self, exchange: Exchange, outcome: Outcome) -> None:
         """Hands the row of a request that got as far as a decision to the decision log."""

@@ -1,10 +1,10 @@
 """What a replica owes, in files: one that is killed leaves it to the next that starts.
 
 Every call is in the replica's journal (`router.ledger.journal`) before its answer ends, and so is which calls each
-batch was cut from. While Redis is away what is owed is also kept summed, in `REPLICA.json`, written whole or not at
-all and synced: it is small, and says up to which record of the journal it reaches. Batches keep the replica's name
-and their numbers, so whoever sends them, and however often, they count once. Files are kept apart by the Redis they
-are owed to.
+batch was cut from; until then it is kept as what it is expected to take (`router.ledger.under_way`). While Redis is
+away what is owed is also kept summed, in `REPLICA.json`, written whole or not at all and synced: it is small, and
+says up to which record of the journal it reaches. Batches keep the replica's name and their numbers, so whoever
+sends them, and however often, they count once. Files are kept apart by the Redis they are owed to.
 """
 
 import asyncio
@@ -12,9 +12,10 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import orjson
 from router.ledger.claim import Claim
 from router.ledger.journal import Journal, forget, left_behind
 from router.ledger.outbox import Batch
+from router.ledger.under_way import UnderWay, cut_off
 from router.types import Entry, Usage
 
 #: The journal's room. It is needed while Redis does not answer, until what is owed is summed in the other file.
@@ -56,6 +58,7 @@ class Spool:
         self._folder = folder
         self._claim = Claim(self._folder, replica)
         self._journal = Journal(self._folder / f"{replica}.calls", JOURNAL_BYTES)
+        self._under_way = UnderWay(self._folder / f"{replica}.under_way")
         self.collected = 0  # the last record of the journal that is among what the outbox has
         self._cut = 0  # the last batch that was cut
         self._cuts: dict[int, int] = {}  # a batch's number -> the last record that is in it
@@ -64,7 +67,18 @@ class Spool:
 
     def record(self, entry: Entry) -> None:
         """Puts a call into the journal: microseconds."""
-        self._append((_CALL, time.time(), (_entry_values(entry), _usage_values(entry.usage))))
+        self._append((_CALL, time.time(), _values(entry)))
+
+    def begin(self, expected: Entry) -> Callable[[], None] | None:
+        """A call is under way, which counts as `expected` if the process is killed before the end is told."""
+        slot = None
+        if not self._broken:
+            try:
+                self._claim.take()
+                slot = self._under_way.begin(orjson.dumps((time.time(), _values(expected))))
+            except OSError as error:
+                self._break(error)
+        return None if slot is None else partial(self._under_way.end, slot)
 
     def collect(self) -> None:
         """All that was recorded is among what is owed."""
@@ -89,8 +103,11 @@ class Spool:
                 self._claim.take()
             self._journal.append(orjson.dumps(record))
         except OSError as error:
-            self._broken = True
-            log.warning("ledger: no journal can be kept (%s): what a killed replica owed is lost", error.strerror)
+            self._break(error)
+
+    def _break(self, error: OSError) -> None:
+        self._broken = True
+        log.warning("ledger: no journal can be kept (%s): what a killed replica owed is lost", error.strerror)
 
     async def keep(self, batches: Sequence[Batch], now: float) -> None:
         """These are all that was collected and is owed; `made_at` is on the clock that says `now`.
@@ -113,6 +130,7 @@ class Spool:
     def close(self) -> None:
         """What is still kept is orphaned."""
         self._journal.close()
+        self._under_way.close()
         self._claim.give_up()
 
     def orphans(self) -> Iterator[Orphan]:
@@ -121,12 +139,16 @@ class Spool:
             batches, through = self._read(self._path(replica)) or ((), 0)
             yield Orphan(replica, batches, tuple(self._calls(replica, through)))
             self._path(replica).unlink(missing_ok=True)
-            forget(self._stem(replica))
+            self._forget(replica)
 
     def adopt(self, replica: str, batches: Sequence[Batch]) -> None:
         """These alone an orphan owes: should this one fail too, the next is to send the same. Raises `OSError`."""
         self._write(replica, batches, 0.0, _ALL)
+        self._forget(replica)
+
+    def _forget(self, replica: str) -> None:
         forget(self._stem(replica))
+        self._folder.joinpath(f"{replica}.under_way").unlink(missing_ok=True)
 
     def _write(self, replica: str, batches: Sequence[Batch], late: float, through: int) -> None:
         rows = [[b.number, b.made_at + late, b.entries, b.experts, b.payload.decode()] for b in batches]
@@ -151,6 +173,10 @@ class Spool:
         following = max((number for _, number in cuts), default=0) + 1
         for at, made_at, entry in calls:
             yield next((number for last, number in cuts if at <= last), following), made_at, entry
+        if through < _ALL:
+            for record in cut_off(self._folder / f"{replica}.under_way"):
+                made_at, expected = orjson.loads(record)
+                yield following, made_at, _entry(expected)
 
     def _read(self, path: Path) -> tuple[tuple[Batch, ...], int] | None:
         """None, with a line in the log, for what is no spool or too old to be told from what was written."""
@@ -184,6 +210,10 @@ def spool_folder(folder: Path, server: str, what: str) -> Path:
     """Where replicas keep what they owe to this server; the calls of earlier versions are there too."""
     name = hashlib.sha256(server.encode()).hexdigest()[:16]
     return folder / (name if what == "calls" else f"{name}-{what}")
+
+
+def _values(entry: Entry) -> tuple[Any, ...]:
+    return _entry_values(entry), _usage_values(entry.usage)
 
 
 def _entry(values: Any) -> Entry:

@@ -33,6 +33,10 @@ async def main(url, folder):
     for turn in (await asyncio.to_thread(sys.stdin.readline)).split():
         if turn == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        elif turn == "begin":
+            ended = ledger.begin(Entry("a", True, Usage(10, 5, estimated=True), cost_nano=9))
+        elif turn == "end":
+            ended()
         elif turn == "pause":
             await asyncio.sleep(random.random() / 50)
         else:
@@ -218,3 +222,13 @@ async def test_what_fails_while_an_orphan_is_adopted_is_done_again_by_the_next_a
         await ledger.open()
         await ledger.close()
     assert await adopted(redis_process, tmp_path) == (500, 500 * 1_000_003)
+
+
+async def test_a_call_that_a_killed_replica_had_under_way_counts_as_it_was_expected(
+    redis_process: RedisProcess, tmp_path: Path
+) -> None:
+    for killed in range(1, 3):
+        process = start(redis_process.url, tmp_path)
+        record(process, "begin begin end 1 pause begin pause 1 begin 1 end die")
+        process.wait()
+        assert await adopted(redis_process, tmp_path) == (5 * killed, killed * (3 * 1_000_003 + 2 * 9))
