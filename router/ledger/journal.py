@@ -8,7 +8,6 @@ is; what is done with is removed.
 """
 
 import mmap
-import os
 import struct
 from collections import deque
 from collections.abc import Iterator
@@ -94,9 +93,8 @@ class Journal:
     def _begin(self) -> None:
         path = self._stem.with_name(f"{self._stem.name}.{self._made + 1:08}")
         with path.open("xb+") as file:
-            os.posix_fallocate(
-                file.fileno(), 0, SEGMENT_BYTES
-            )  # a full disk is to be an error here, not a signal later
+            file.write(bytes(SEGMENT_BYTES))  # a full disk is to be an error here, not a signal later
+            file.flush()
             map_ = mmap.mmap(file.fileno(), SEGMENT_BYTES)
         _HEAD.pack_into(map_, 0, _FORMAT, self._done, self.last + 1)
         self._segments.append(_Segment(path, map_, self.last + 1))

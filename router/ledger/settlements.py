@@ -45,6 +45,7 @@ class Settlements:
         self._claim = None if folder is None else Claim(folder, replica)
         self._journal = None if folder is None else Journal(_stem(folder, replica), JOURNAL_BYTES)
         self._synced = 0
+        self._broken = False
         self.dropped = 0
 
     def __len__(self) -> int:
@@ -58,13 +59,13 @@ class Settlements:
             self.dropped += 1
             return None
         settlement = Settlement(id_, script_call(SETTLE_SHA, SETTLED_LIFE_S, id_, caps, amounts))
-        if self._journal is not None and self._claim is not None:
+        if self._journal is not None and self._claim is not None and not self._broken:
             try:
                 self._claim.take()
                 if self._journal.append(orjson.dumps(settlement.command[2:])):
                     settlement.number = self._journal.last
             except OSError as error:
-                self._journal = None
+                self._broken = True
                 log.warning(
                     "limits: no journal can be kept (%s): what a killed replica owed is lost", error.strerror
                 )

@@ -4,7 +4,6 @@ A slot holds a length and so many bytes; with a length of 0 it is free.
 """
 
 import mmap
-import os
 import struct
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +25,8 @@ class UnderWay:
         """The slot that the record is in until `end`; None: there is no room for it. Raises `OSError`."""
         if self._map is None:
             with self._path.open("xb+") as file:
-                os.posix_fallocate(file.fileno(), 0, SLOTS * SLOT_BYTES)
+                file.write(bytes(SLOTS * SLOT_BYTES))  # a full disk is to be an error here, not a signal later
+                file.flush()
                 self._map = mmap.mmap(file.fileno(), SLOTS * SLOT_BYTES)
             self._free = [slot * SLOT_BYTES for slot in reversed(range(SLOTS))]  # few slots, few pages
         if not self._free or len(record) > SLOT_BYTES - _LENGTH.size:
