@@ -48,7 +48,9 @@ class Orphan:
 
     replica: str
     batches: tuple[Batch, ...]
-    calls: tuple[tuple[int, float, Entry], ...]  # number of its batch, when, what: those that no batch here has
+    calls: tuple[
+        tuple[int, float, Entry], ...
+    ]  # in no batch here: number of its own (0: it has none yet), when, what
 
 
 class Spool:
@@ -61,7 +63,7 @@ class Spool:
         self._under_way = UnderWay(self._folder / f"{replica}.under_way")
         self.collected = 0  # the last record of the journal that is among what the outbox has
         self._cut = 0  # the last batch that was cut
-        self._cuts: dict[int, int] = {}  # a batch's number -> the last record that is in it
+        self._cuts: dict[int, int] = {}  # a batch's number -> the last record that is done when it is taken
         self._kept = False
         self._broken = False
 
@@ -88,8 +90,9 @@ class Spool:
         """What was collected is in batches up to this one, which is about to be sent, perhaps again."""
         if number > self._cut:
             self._cut = number
-            self._cuts[number] = self.collected
-            self._append((_CUT, number, self.collected))
+            through, all_of_them = self.collected, self.collected == self._journal.last
+            self._append((_CUT, number, through))
+            self._cuts[number] = self._journal.last if all_of_them else through
 
     def taken(self, number: int) -> None:
         """Redis has the batch."""
@@ -162,21 +165,24 @@ class Spool:
         partial.replace(path)
 
     def _calls(self, replica: str, through: int) -> Iterator[tuple[int, float, Entry]]:
+        if through == _ALL:
+            return
         calls: list[tuple[int, float, Entry]] = []
         cuts: list[tuple[int, int]] = []
-        for at, record in left_behind(self._stem(replica)):
-            kind, first, second = orjson.loads(record)
-            if kind == _CUT:
-                cuts.append((second, first))
-            elif at > through and first > time.time() - LIFE_S:
-                calls.append((at, first, _entry(second)))
-        following = max((number for _, number in cuts), default=0) + 1
-        for at, made_at, entry in calls:
-            yield next((number for last, number in cuts if at <= last), following), made_at, entry
-        if through < _ALL:
+        try:
+            for at, record in left_behind(self._stem(replica)):
+                kind, first, second = orjson.loads(record)
+                if kind == _CUT:
+                    cuts.append((second, first))
+                elif at > through and first > time.time() - LIFE_S:
+                    calls.append((at, first, _entry(second)))
             for record in cut_off(self._folder / f"{replica}.under_way"):
                 made_at, expected = orjson.loads(record)
-                yield following, made_at, _entry(expected)
+                calls.append((_ALL, made_at, _entry(expected)))
+        except (ValueError, TypeError) as error:  # of another version
+            log.warning("ledger: a journal cannot be read on from a place (%s)", type(error).__name__)
+        for at, made_at, entry in calls:
+            yield next((number for last, number in cuts if at <= last), 0), made_at, entry
 
     def _read(self, path: Path) -> tuple[tuple[Batch, ...], int] | None:
         """None, with a line in the log, for what is no spool or too old to be told from what was written."""

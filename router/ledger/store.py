@@ -79,7 +79,10 @@ class Store:
     async def known(self) -> int:
         """The number of the last batch of this replica that was taken."""
         async with answering(self._where):
-            return int(await self._client.get(self._marker) or 0)
+            found = await self._client.get(self._marker) or b"0"
+        if not found.isdigit():
+            raise LedgerError(foreign(self._where, f"the key {self._marker!r}"))
+        return int(found)
 
     async def ping(self) -> None:
         async with answering(self._where):

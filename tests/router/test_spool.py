@@ -1,6 +1,7 @@
 """What a killed replica owed is written by the next one, once."""
 
 import asyncio
+import random
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from redis_process import RedisProcess
 
 from router.config import LedgerSettings
+from router.ledger.journal import Journal
 from router.ledger.ledger import Ledger
 from router.ledger.outbox import Batch
 from router.ledger.spool import Spool
@@ -37,6 +39,9 @@ async def main(url, folder):
             ended = ledger.begin(Entry("a", True, Usage(10, 5, estimated=True), cost_nano=9))
         elif turn == "end":
             ended()
+        elif turn == "wait":
+            while ledger.owed:
+                await asyncio.sleep(0.001)
         elif turn == "pause":
             await asyncio.sleep(random.random() / 50)
         else:
@@ -168,6 +173,41 @@ async def test_a_ledger_that_closes_while_redis_is_away_leaves_what_it_owes(
     await second.open()
     assert await requests(second) == (1, 7)
     await second.close()
+
+
+async def test_a_replica_that_closes_leaves_no_file(redis_process: RedisProcess, tmp_path: Path) -> None:
+    ledger = Ledger(LedgerSettings(url=redis_process.url, spool_dir=tmp_path))
+    await ledger.open()
+    for _ in range(20):
+        ended = ledger.begin(Entry("a", True))
+        ledger.record(Entry("a", True, Usage(1, 1), cost_nano=7))
+        assert ended is not None
+        ended()
+        await asyncio.sleep(random.random() / 100)
+    await ledger.close()
+    assert not files(tmp_path, "**/*.*")
+
+
+async def test_calls_behind_a_journal_that_began_anew_are_not_taken_for_written(
+    redis_process: RedisProcess, tmp_path: Path
+) -> None:
+    for killed in range(1, 5):
+        process = start(redis_process.url, tmp_path)
+        record(process, "1 wait " * 5 + "1 die")
+        process.wait()
+        assert await adopted(redis_process, tmp_path) == (6 * killed, 6 * killed * 1_000_003)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{", b'["call",1e18,[["a"],[]]]', b'["call",1e18,1]'])
+async def test_a_journal_of_another_version_stops_nobody(
+    redis_process: RedisProcess, tmp_path: Path, content: bytes
+) -> None:
+    process = start(redis_process.url, tmp_path)
+    record(process, "1 wait die")
+    process.wait()
+    (lock,) = files(tmp_path, "*/*.lock")
+    Journal(lock.with_name(f"{lock.stem}.calls.x"), 1 << 20).append(content)
+    assert await adopted(redis_process, tmp_path) == (1, 1_000_003)
 
 
 async def adopted(redis_process: RedisProcess, folder: Path) -> tuple[int, int]:
