@@ -28,7 +28,7 @@ from router.errors import (
 )
 from router.experts.base import Answer, Call, Stream
 from router.experts.pool import Attempt, PoolError, Served
-from router.types import Usage
+from router.types import Entry, Payer, Usage
 
 log = logging.getLogger("pointsman")
 
@@ -87,6 +87,7 @@ class Chat:
             else:
                 await self._refuse(exchange, internal(), what, send)
         finally:
+            exchange.over()
             if exchange.bill is not None:
                 exchange.bill.settle(service)
             if exchange.outcome is not None:
@@ -123,6 +124,7 @@ class Chat:
             moves_on_refusal=request.wishes.fallback,
         )
         exchange.call = call
+        exchange.under_way = self._begun(request, decision.order[0], exchange.payer)
         asked = time.perf_counter()
         limit = service.settings.limits.attempts
         try:
@@ -150,6 +152,14 @@ class Chat:
         else:
             assert served.answer is not None
             await self._whole(exchange, served, served.answer, send)
+
+    def _begun(self, request: ChatRequest, expert: str, payer: Payer) -> Callable[[], None] | None:
+        service = self._service
+        length = round(service.router.expected_length(expert, request.max_output_tokens))
+        usage = Usage(request.input_tokens, length, estimated=True)
+        price = service.pool.experts[expert].spec.price
+        cost_nano = price.cost_nano(usage, service.router.expected_s(expert, length))
+        return service.ledger.begin(Entry(expert, ok=True, usage=usage, cost_nano=cost_nano, payer=payer))
 
     def _remember(self, exchange: Exchange, outcome: Outcome) -> None:
         """Hands the row of a request that got as far as a decision to the decision log."""

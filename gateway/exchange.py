@@ -3,7 +3,7 @@
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gateway.auth import Caller
 from gateway.caching import Lookup
@@ -37,6 +37,7 @@ class Exchange:
         "request_id",
         "started",
         "streaming",
+        "under_way",
         "upstream_s",
         "wants_stream",
         "wishes",
@@ -52,6 +53,7 @@ class Exchange:
         self.key: KeyRecord | None = None  # the caller's, where it is a virtual one
         self.payer = NOBODY  # whose account pays
         self.call: Call | None = None  # while an expert is asked and nothing has come yet
+        self.under_way: Callable[[], None] | None = None  # tells the ledger that it is no more
         self.decision: Decision | None = None
         self.attempts: list[Attempt] = []
         self.streaming = False  # the head of a stream is sent: what fails from now on is an event
@@ -75,10 +77,17 @@ class Exchange:
 
     def spent(self, expert: str, usage: Usage, cost_nano: int) -> None:
         """A call, or a part of one, was metered."""
+        self.over()
         if self.bill is not None:
             self.bill.add(expert, usage, cost_nano)
         if self.outcome is not None:
             self.outcome.spent(usage, cost_nano)
+
+    def over(self) -> None:
+        """No call is under way any more."""
+        if self.under_way is not None:
+            self.under_way()
+            self.under_way = None
 
     def failures(self) -> str:
         """What came of the experts that were asked in vain, for the log."""

@@ -95,9 +95,15 @@ class Metrics:
         self._ledger_up.set_function(lambda: float(up()))
         self._ledger_owed.set_function(lambda: float(owed()))
 
+    def watch_settlements(self, owed: Callable[[], int], dropped: Callable[[], int]) -> None:
+        """Only where something is limited."""
+        self._watch("pointsman_settlements", owed, dropped)
+
     def watch_decisions(self, owed: Callable[[], int], dropped: Callable[[], int]) -> None:
         """Only where decisions are logged."""
-        name = "pointsman_decision_rows"
+        self._watch("pointsman_decision_rows", owed, dropped)
+
+    def _watch(self, name: str, owed: Callable[[], int], dropped: Callable[[], int]) -> None:
         Gauge(f"{name}_owed", "Not yet in Redis.", registry=self._registry).set_function(lambda: float(owed()))
         Gauge(f"{name}_dropped", "Found no room.", registry=self._registry).set_function(lambda: float(dropped()))
 

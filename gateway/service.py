@@ -126,7 +126,9 @@ class Service:
         server_secret = self.keyring.server_secret
         #: None where nothing is limited: then no request asks Redis for anything.
         self.admission = (
-            Admission(caps, self.ledger.client, settings.ledger.wait_ms / 1e3)
+            Admission(
+                caps, self.ledger.client, settings.ledger.wait_ms / 1e3, self.ledger.spool_folder("settlements")
+            )
             if caps.any() or server_secret
             else None
         )
@@ -145,6 +147,8 @@ class Service:
         self.decisions = Decisions(settings.decisions, self.ledger.client) if settings.decisions else None
         if (logged := self.decisions) is not None:
             self.metrics.watch_decisions(lambda: logged.owed, lambda: logged.dropped)
+        if (admission := self.admission) is not None:
+            self.metrics.watch_settlements(lambda: admission.owed, lambda: admission.dropped)
         self.metrics.watch_ledger(lambda: not self.ledger.degraded, lambda: self.ledger.owed)
         self.pace: Pace | None = None
         self.encoder: Encoder | None = None

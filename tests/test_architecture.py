@@ -46,7 +46,7 @@ BASE = {
     "router/keys": {"records", "script", "store", "registry"},
     "router/guards": {"base"},
     "router/ledger": {"embedded", "outbox", "script", "store", "caps", "caps_script", "share", "spool",
-        "decision_rows", "decision_stream", "account",
+        "pipe", "claim", "journal", "settlements", "under_way", "account", "decision_rows", "decision_stream",
     },
     "policies": set(),
     "training": {

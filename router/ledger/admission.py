@@ -1,10 +1,10 @@
 """Admission: whether a request may go on under every rate limit and budget, decided for all replicas in Redis.
 
-One task owns one connection. What is asked while it talks gathers, and goes out as one pipeline: settlements first,
-in the order in which they came, so that a caller's next request finds the place that its last one left. A request
-waits `wait_ms` for the answer; after that, and as long as Redis stays silent, the replica goes by its own share of
-each cap (`router.ledger.share`). What a call came to is settled behind the answer, each exactly once however often
-it is sent, for the script knows the reservation. A settlement that Redis cannot take waits in memory.
+One connection (`router.ledger.pipe`) carries all in the order in which it came, so that a caller's next request
+finds the place that its last one left. A request waits `wait_ms` for the answer; after that, and as long as Redis
+stays silent, the replica goes by its own share of each cap (`router.ledger.share`). What a call came to is settled
+behind the answer, each exactly once however often it is sent, for the script knows the reservation; what Redis
+cannot take waits in `router.ledger.settlements`.
 
 A reservation that is never settled, since its replica died, stands: its expected cost counts. Its place among the
 requests at once is free again after `LEASE_MS`.
@@ -16,12 +16,17 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import hiredis
 
 from router.errors import OverLimit
 from router.ledger.caps import LEASE_MS, REPLICAS_KEY, Cap, Caps, reservation_key
-from router.ledger.caps_script import HEARTBEAT_SHA, RESERVE_SHA, SCRIPTS, SETTLE_SHA
+from router.ledger.caps_script import HEARTBEAT_SHA, RESERVE_SHA, SCRIPTS
+from router.ledger.pipe import Pipe
+from router.ledger.settlements import Settlement, Settlements, script_call
 from router.ledger.share import Shares
 from router.ledger.store import let_go
 
@@ -29,16 +34,14 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 OPEN_LIFE_S = 86_400
-#: A settlement that is sent again within it counts once.
-SETTLED_LIFE_S = 3_600
 HEARTBEAT_S = 1.0
 REPLICA_LIFE_MS = 5_000
 RETRY_S = 0.1
 UNDER_WAY, UNDER_WAY_S = -2, 0.5  # the script's word for it, and when to try again
 CLOSE_TIMEOUT_S = 2.0
-PIPELINE_MOST = 256
-#: Settlements kept while Redis is away; the oldest are dropped beyond it, and the log says so.
-OWED_MOST = 100_000
+REPLAYED_AT_ONCE = 256
+#: A timer that fires on a loop that was held up may come before an answer that is there is read.
+LATE_TURNS = 3
 
 log = logging.getLogger(__name__)
 
@@ -56,46 +59,24 @@ class Reservation:
     asked: bool = False  # Redis may know of it
 
 
-@dataclass(slots=True)
-class _Question:
-    reservation: Reservation
-    reply: asyncio.Future[list[bytes]]
-
-
-@dataclass(slots=True)
-class _Settlement:
-    id: str
-    caps: tuple[Cap, ...]
-    amounts: tuple[int, ...]
-
-
-@dataclass(slots=True)
-class _Sent:
-    """One pipeline's load."""
-
-    settlements: list[_Settlement] = field(default_factory=list)
-    questions: list[_Question] = field(default_factory=list)
-
-
 class Admission:
-    """All methods belong to one event loop. `connect` makes a client of the ledger's Redis."""
+    """All methods belong to one event loop. `connect` makes a client of the ledger's Redis, `spool` is a folder."""
 
-    def __init__(self, caps: Caps, connect: Callable[[], "Redis"], wait_s: float) -> None:
+    def __init__(
+        self, caps: Caps, connect: Callable[[], "Redis"], wait_s: float, spool: Path | None = None
+    ) -> None:
         self.caps = caps
         self._connect = connect
         self._wait_s = wait_s
         self._replica = uuid.uuid4().hex
-        self._client: Any = None
+        self._client: Redis | None = None
+        self._pipe: Pipe | None = None  # None: Redis is away
         self.shares = Shares()
         self._open: dict[str, Reservation] = {}
-        self._questions: list[_Question] = []
-        self._owed: dict[str, _Settlement] = {}
-        self._wake = asyncio.Event()
+        self._owed = Settlements(spool, self._replica)
         self._tried = asyncio.Event()
-        self._beat_at = float("-inf")
+        self._settled = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._closing = False
-        self._dropped = 0
         self.degraded = False
 
     @property
@@ -103,22 +84,30 @@ class Admission:
         """Settlements that Redis is not known to have."""
         return len(self._owed)
 
+    @property
+    def dropped(self) -> int:
+        """Settlements that found no room."""
+        return self._owed.dropped
+
     async def open(self) -> None:
         """Connects and loads the scripts; where Redis does not answer, it goes on without, degraded."""
         self._client = self._connect()
-        self._task = asyncio.create_task(self._talk(), name="admission")
+        self._task = asyncio.create_task(self._stay_connected(), name="admission")
         await self._tried.wait()
 
     async def close(self) -> None:
         """Settles what is owed, waiting two seconds at most."""
-        self._closing = True
-        self._wake.set()
+        if self._owed:
+            self._settled.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                    await self._settled.wait()
         if self._task is not None:
-            await asyncio.wait({self._task}, timeout=CLOSE_TIMEOUT_S)
             self._task.cancel()
             await asyncio.wait({self._task})
         if self._owed:
-            log.warning("limits: closed with %d calls that were never settled", len(self._owed))
+            log.warning("limits: closed with %d calls that are not settled", len(self._owed))
+        self._owed.close()
         if self._client is not None:
             await let_go(self._client)
 
@@ -172,7 +161,7 @@ class Admission:
         if reservation.held:
             self._release(reservation, caps, amounts)
         reservation.held = reservation.asked = False
-        self._owe(_Settlement(reservation.id, caps, amounts))
+        self._owe(reservation.id, caps, amounts)
 
     def _hold(self, reservation: Reservation) -> None:
         reservation.held = True
@@ -190,34 +179,46 @@ class Admission:
             else:
                 share.take(cap, came - was, now)
 
-    def _owe(self, settlement: _Settlement) -> None:
-        self._owed[settlement.id] = settlement
-        if len(self._owed) > OWED_MOST:
-            del self._owed[next(iter(self._owed))]
-            self._dropped += 1
-        self._wake.set()
+    def _owe(self, id_: str, caps: tuple[Cap, ...], amounts: tuple[int, ...]) -> None:
+        settlement = self._owed.add(id_, caps, amounts)
+        if settlement is not None and self._pipe is not None:
+            self._send(settlement, self._pipe)
 
     async def _ask(self, reservation: Reservation) -> list[bytes] | None:
         """Redis' answer; None where it does not come in time."""
-        question = _Question(reservation, asyncio.get_running_loop().create_future())
+        if (pipe := self._pipe) is None:
+            return None
+        loop = asyncio.get_running_loop()
+        reply: asyncio.Future[list[bytes] | None] = loop.create_future()
+
+        def told(answer: Any) -> None:
+            self._heard(answer, pipe)
+            if not reply.done():
+                reply.set_result(answer if isinstance(answer, list) else None)
+
         reservation.asked = True
-        self._questions.append(question)
-        self._wake.set()
-        await asyncio.wait({question.reply}, timeout=self._wait_s)
-        for _ in range(3):  # on a loop that was held up the timer may fire before an answer that is there is read
-            if not question.reply.done():
-                await asyncio.sleep(0)
-        if question.reply.done():
-            return None if question.reply.cancelled() else question.reply.result()
-        question.reply.cancel()
-        self._down("no answer in time")
-        return None
+        command = script_call(RESERVE_SHA, OPEN_LIFE_S, reservation.id, reservation.caps, reservation.amounts)
+        pipe.send(command, told)
+        timer = loop.call_later(self._wait_s, self._late, reply, LATE_TURNS)
+        try:
+            return await reply
+        finally:
+            timer.cancel()
+
+    def _late(self, reply: "asyncio.Future[list[bytes] | None]", turns: int) -> None:
+        if reply.done():
+            return
+        if turns:
+            asyncio.get_running_loop().call_soon(self._late, reply, turns - 1)
+        else:
+            reply.set_result(None)
+            self._down("no answer in time")
 
     def _admit_by_share(self, reservation: Reservation) -> None:
         cap = self.shares.refuses(reservation.caps, reservation.amounts)
         if cap is not None:
             if reservation.asked:
-                self._owe(_Settlement(reservation.id, reservation.caps, (0,) * len(reservation.caps)))
+                self._owe(reservation.id, reservation.caps, (0,) * len(reservation.caps))
                 reservation.asked = False
             raise self._refusal(reservation, cap, 1.0, never=False)
         self._hold(reservation)
@@ -239,80 +240,75 @@ class Admission:
             cheapest=cap.cheapest,
         )
 
-    async def _talk(self) -> None:
-        while not (self._closing and not self._owed):
-            await self._until_due()
-            sent = _Sent()
-            sent.questions, self._questions = self._questions[:PIPELINE_MOST], self._questions[PIPELINE_MOST:]
-            sent.settlements = list(self._owed.values())[:PIPELINE_MOST] if self._owed else []
+    async def _stay_connected(self) -> None:
+        while True:
             try:
-                await self._send(sent)
+                await self._be_connected()
             except Exception as error:  # whatever it is: requests go on by the share, and it is tried again
                 self._down(type(error).__name__)
-                for question in (*sent.questions, *self._questions):
-                    question.reply.cancel()
-                self._questions = []
-                self._tried.set()
-                await asyncio.sleep(RETRY_S)
-            else:
-                self._up()
-            finally:
-                self._tried.set()
+            self._tried.set()
+            await self._owed.sync()
+            await asyncio.sleep(RETRY_S)
 
-    async def _until_due(self) -> None:
-        loop = asyncio.get_running_loop()
-        if not (self._questions or self._owed or self._closing or loop.time() >= self._beat_at + HEARTBEAT_S):
-            self._wake.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(self._beat_at + HEARTBEAT_S):
-                    await self._wake.wait()
+    async def _be_connected(self) -> None:
+        """Returns, or raises whatever is wrong, when the connection is lost or does not answer."""
+        lost = asyncio.Event()
+        assert self._client is not None
+        pipe = await Pipe.open(self._client, lost.set)
+        try:
+            for script in SCRIPTS.values():
+                await pipe.ask("SCRIPT", "LOAD", script)
+            await self._beat(pipe)
+            while unsent := self._owed.unsent(pipe, REPLAYED_AT_ONCE):
+                for settlement in unsent:
+                    self._send(settlement, pipe)
+                await self._beat(pipe)
+            self._pipe = pipe
+            self._up()
+            self._tried.set()
+            await self._adopt(pipe)
+            while not lost.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(HEARTBEAT_S):
+                        await lost.wait()
+                        raise ConnectionError("the connection was lost")
+                await self._beat(pipe)
+        finally:
+            self._pipe = None
+            pipe.close()
 
-    async def _send(self, sent: _Sent) -> None:
-        """One pipeline: settlements, questions, and the heartbeat when it is due. Raises redis-py's errors."""
-        commands: list[tuple[Any, ...]] = [
-            _command(SETTLE_SHA, SETTLED_LIFE_S, one.id, one.caps, one.amounts) for one in sent.settlements
-        ]
-        questions = [question for question in sent.questions if not question.reply.done()]
-        for question in questions:
-            one = question.reservation
-            commands.append(_command(RESERVE_SHA, OPEN_LIFE_S, one.id, one.caps, one.amounts))
-        now = asyncio.get_running_loop().time()
-        beating = now >= self._beat_at + HEARTBEAT_S
-        if beating:
-            commands.append(self._heartbeat())
-        if not commands:
-            return
-        replies = await self._run(commands)
-        for settlement, reply in zip(sent.settlements, replies, strict=False):
-            if not isinstance(reply, Exception) and self._owed.get(settlement.id) is settlement:
-                del self._owed[settlement.id]
-        for question, reply in zip(questions, replies[len(sent.settlements) :], strict=False):
-            if isinstance(reply, list) and not question.reply.done():
-                question.reply.set_result(reply)
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
-        if beating:
-            self._beat_at = now
-            self.shares.replicas = max(int(replies[-1]), 1)
+    async def _beat(self, pipe: Pipe) -> None:
+        self.shares.replicas = max(int(await pipe.ask(*self._heartbeat())), 1)
 
-    async def _run(self, commands: list[tuple[Any, ...]]) -> list[Any]:
-        from redis.exceptions import NoScriptError
+    async def _adopt(self, pipe: Pipe) -> None:
+        """Settles what replicas that are gone still owe; what Redis does not take is left for the next time."""
+        try:
+            for commands in self._owed.orphans():
+                for at in range(0, len(commands), REPLAYED_AT_ONCE):
+                    await asyncio.gather(*(pipe.ask(*one) for one in commands[at : at + REPLAYED_AT_ONCE]))
+                if commands:
+                    log.warning("limits: a replica that is gone owed %d calls; they are settled", len(commands))
+        except (OSError, hiredis.HiredisError, ValueError) as error:
+            log.warning("limits: what a replica that is gone owed is not settled yet: %s", error)
 
-        replies = await self._pipeline(commands)
-        missing = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if missing:  # a Redis that is new, or was started again; all of them failed together
-            await self._pipeline([("SCRIPT LOAD", script) for script in SCRIPTS.values()])
-            for i, reply in zip(missing, await self._pipeline([commands[i] for i in missing]), strict=True):
-                replies[i] = reply
-        return replies
+    def _send(self, settlement: Settlement, pipe: Pipe) -> None:
+        def told(answer: Any) -> None:
+            self._heard(answer, pipe)
+            if not isinstance(answer, Exception):
+                self._owed.settled(settlement)
+                if not self._owed:
+                    self._settled.set()
 
-    async def _pipeline(self, commands: list[tuple[Any, ...]]) -> list[Any]:
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for command in commands:
-                pipeline.execute_command(*command)
-            replies: list[Any] = await pipeline.execute(raise_on_error=False)
-            return replies
+        settlement.pipe = pipe
+        pipe.send(settlement.command, told)
+
+    def _heard(self, answer: Any, pipe: Pipe) -> None:
+        """An answer to a question or a settlement: an error ends the connection."""
+        if isinstance(answer, Exception):
+            self._down(str(answer))
+            pipe.close()
+        elif self.degraded and pipe is self._pipe:
+            self._up()
 
     def _heartbeat(self) -> tuple[Any, ...]:
         leases = [
@@ -332,18 +328,10 @@ class Admission:
 
     def _up(self) -> None:
         if self.degraded:
-            log.warning("limits: Redis answers again; %d settlements were dropped", self._dropped)
+            log.warning("limits: Redis answers again; %d settlements were dropped", self._owed.dropped)
         self.degraded = False
 
 
 def _amounts(caps: tuple[Cap, ...], tokens: int, cost_nano: int) -> tuple[int, ...]:
     taken = {"requests": 1, "concurrency": 1, "tokens": tokens, "usd": cost_nano}
     return tuple(taken[cap.what] for cap in caps)
-
-
-def _command(
-    script: str, life_s: int, name: str, caps: tuple[Cap, ...], amounts: tuple[int, ...]
-) -> tuple[Any, ...]:
-    rows = [value for cap, amount in zip(caps, amounts, strict=True) for value in cap.arguments(amount)]
-    keys = [reservation_key(name), *(cap.key for cap in caps)]
-    return ("EVALSHA", script, len(keys), *keys, life_s, name, *rows)

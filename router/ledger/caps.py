@@ -8,7 +8,8 @@ SCOPE is `gateway`, `key:NAME` (`key:ID` of a virtual key), `team:NAME` or `expe
     pointsman:{ledger}:cap:SCOPE:concurrency    sorted set: reservation -> when its lease ends (ms, server's time)
     pointsman:{ledger}:cap:SCOPE:usd:PERIOD     hash, by day, week or month: `period` (a number), `spent`, `open`
     pointsman:{ledger}:cap:SCOPE:usd:HOURSh     rolling: a sliding window like `requests`, in nano-dollars
-    pointsman:{ledger}:reservation:ID           hash: cap key -> "slot amount", then `settled` for an hour
+    pointsman:{ledger}:held:ID                  of a reservation: per cap `slot:amount` (`-`: a lease), in the caps'
+                                                order, then `settled` for an hour
     pointsman:{ledger}:replicas                 sorted set: replica -> when it is taken for gone (ms)
 
 A sliding window is cut into slots and a slot counts until all of it has left the window, so that no window ever
@@ -57,7 +58,7 @@ class Cap:
 
 
 def reservation_key(reservation: str) -> str:
-    return f"{PREFIX}reservation:{reservation}"
+    return f"{PREFIX}held:{reservation}"
 
 
 class Caps:

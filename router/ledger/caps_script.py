@@ -42,62 +42,59 @@ local function period_of(day, period)
   return month_of(day)
 end
 
-local function place_of(cap)
-  if cap.kind == 'window' then return math.floor(now / cap.width) end
-  local current = period_of(math.floor(now / DAY), cap.period)
-  -- a clock that is set back must not give a spent budget anew
-  return math.max(current, tonumber(redis.call('HGET', cap.key, 'period') or '0'))
-end
-
--- What counts now; what has left a window is forgotten.
-local function used_of(cap)
+-- Reads a cap: what counts now (`used`), where more would be added (`place`), what calls under way hold (`open`)
+-- and the oldest slot or the period that is kept (`first`). What has left a window is forgotten.
+local function read(cap)
   if cap.kind == 'lease' then
     redis.call('ZREMRANGEBYSCORE', cap.key, '-inf', now)
-    return redis.call('ZCARD', cap.key)
+    cap.used = redis.call('ZCARD', cap.key)
+  elseif cap.kind == 'calendar' then
+    local kept = redis.call('HMGET', cap.key, 'period', 'spent', 'open')
+    cap.used, cap.open, cap.first = 0, 0, tonumber(kept[1])
+    -- a clock that is set back must not give a spent budget anew
+    cap.place = math.max(period_of(math.floor(now / DAY), cap.period), cap.first or 0)
+    if cap.first == cap.place then cap.used, cap.open = tonumber(kept[2]), tonumber(kept[3] or '0') end
+  else
+    cap.place = math.floor(now / cap.width)
+    local kept = redis.call('HMGET', cap.key, 'sum', 'tail', 'open')
+    cap.used, cap.open = tonumber(kept[1] or '0'), tonumber(kept[3] or '0')
+    local tail, first = tonumber(kept[2]), cap.place - cap.slots
+    cap.first = tail
+    if not tail or tail >= first then return end
+    if first > tail + cap.slots then
+      redis.call('DEL', cap.key)
+      cap.used, cap.open, cap.first = 0, 0, nil
+      return
+    end
+    local gone = {}
+    for slot = tail, first - 1 do gone[#gone + 1] = whole(slot) end
+    for _, amount in ipairs(redis.call('HMGET', cap.key, unpack(gone))) do
+      cap.used = cap.used - tonumber(amount or '0')
+    end
+    redis.call('HDEL', cap.key, unpack(gone))
+    redis.call('HSET', cap.key, 'sum', whole(cap.used), 'tail', whole(first))
+    cap.first = first
   end
-  if cap.kind == 'calendar' then
-    local kept = redis.call('HMGET', cap.key, 'period', 'spent')
-    if tonumber(kept[1] or '-1') ~= place_of(cap) then return 0 end
-    return tonumber(kept[2])
-  end
-  local kept = redis.call('HMGET', cap.key, 'sum', 'tail')
-  if not kept[1] then return 0 end
-  local sum, tail, first = tonumber(kept[1]), tonumber(kept[2]), place_of(cap) - cap.slots
-  if tail >= first then return sum end
-  if first > tail + cap.slots then
-    redis.call('DEL', cap.key)
-    return 0
-  end
-  local gone = {}
-  for slot = tail, first - 1 do gone[#gone + 1] = whole(slot) end
-  for _, amount in ipairs(redis.call('HMGET', cap.key, unpack(gone))) do sum = sum - tonumber(amount or '0') end
-  redis.call('HDEL', cap.key, unpack(gone))
-  redis.call('HSET', cap.key, 'sum', whole(sum), 'tail', whole(first))
-  return sum
 end
 
 local function add(cap, place, amount)
   if cap.kind == 'window' then
-    redis.call('HSETNX', cap.key, 'tail', whole(place))
-    redis.call('HINCRBY', cap.key, whole(place), whole(amount))
+    if amount == 0 then return end
+    if not cap.first then redis.call('HSET', cap.key, 'tail', whole(place)) end
+    local slot = redis.call('HINCRBY', cap.key, whole(place), whole(amount))
     redis.call('HINCRBY', cap.key, 'sum', whole(amount))
-    redis.call('PEXPIRE', cap.key, whole(cap.width * (cap.slots + 2)))
+    if slot == amount then redis.call('PEXPIRE', cap.key, whole(cap.width * (cap.slots + 2))) end  -- a new slot
   else
-    if tonumber(redis.call('HGET', cap.key, 'period') or '-1') ~= place then
+    if cap.first ~= place then
       redis.call('HSET', cap.key, 'period', whole(place), 'spent', '0', 'open', '0')
+      redis.call('PEXPIRE', cap.key, whole(40 * DAY))
     end
-    redis.call('HINCRBY', cap.key, 'spent', whole(amount))
-    redis.call('PEXPIRE', cap.key, whole(40 * DAY))
+    if amount ~= 0 then redis.call('HINCRBY', cap.key, 'spent', whole(amount)) end
   end
 end
 
-local function open_of(cap)
-  if cap.margin == 0 then return 0 end
-  return math.max(tonumber(redis.call('HGET', cap.key, 'open') or '0'), 0)
-end
-
 local function open_by(cap, amount)
-  if cap.margin == 0 then return end
+  if cap.margin == 0 or amount == 0 then return end
   if redis.call('HINCRBY', cap.key, 'open', whole(amount)) < 0 then redis.call('HSET', cap.key, 'open', '0') end
 end
 
@@ -118,7 +115,7 @@ RESERVE = (
     _SHARED
     + r"""
 -- Milliseconds until the cap has room again; -1: it never will.
-local function wait_of(cap, used)
+local function wait_of(cap)
   if cap.kind == 'calendar' then
     local day = math.floor(now / DAY)
     local current, later = period_of(day, cap.period), day + 1
@@ -127,8 +124,8 @@ local function wait_of(cap, used)
   end
   if cap.amount > cap.limit then return -1 end
   if cap.kind == 'lease' then return 1000 end
-  local needed, last = used + cap.amount - cap.limit, place_of(cap)
-  for slot = tonumber(redis.call('HGET', cap.key, 'tail')), last do
+  local needed = cap.used + cap.amount - cap.limit
+  for slot = cap.first, cap.place do
     needed = needed - tonumber(redis.call('HGET', cap.key, whole(slot)) or '0')
     if needed <= 0 then return (slot + cap.slots + 1) * cap.width - now end
   end
@@ -139,14 +136,15 @@ read_caps()
 local known = redis.call('EXISTS', KEYS[1]) == 1
 local reply, refused, longest = {'ok'}, nil, nil
 for number, cap in ipairs(caps) do
-  local used = used_of(cap)
-  reply[#reply + 1] = whole(used)
-  if not known and cap.amount > 0 and used + cap.amount > cap.limit then
-    local wait = wait_of(cap, used)
+  read(cap)
+  reply[#reply + 1] = whole(cap.used)
+  if not known and cap.amount > 0 and cap.used + cap.amount > cap.limit then
+    local wait = wait_of(cap)
     if not refused or wait == -1 or (longest ~= -1 and wait > longest) then refused, longest = number, wait end
   elseif not known and not refused and cap.margin > 0 then
-    local open = open_of(cap)
-    if open > 0 and used + cap.amount + cap.margin * open > cap.limit then refused, longest = number, -2 end
+    if cap.open > 0 and cap.used + cap.amount + cap.margin * cap.open > cap.limit then
+      refused, longest = number, -2
+    end
   end
 end
 if known then return reply end
@@ -156,19 +154,19 @@ if refused then
   table.insert(reply, 2, whole(refused))
   return reply
 end
-for _, cap in ipairs(caps) do
+local held = {}
+for number, cap in ipairs(caps) do
   if cap.kind == 'lease' then
     redis.call('ZADD', cap.key, now + cap.width, ARGV[2])
     redis.call('PEXPIRE', cap.key, cap.width)
+    held[number] = '-'
   else
-    local place = place_of(cap)
-    add(cap, place, cap.amount)
+    add(cap, cap.place, cap.amount)
     open_by(cap, cap.amount)
-    redis.call('HSET', KEYS[1], cap.key, whole(place) .. ' ' .. whole(cap.amount))
+    held[number] = whole(cap.place) .. ':' .. whole(cap.amount)
   end
 end
-redis.call('HSET', KEYS[1], 'at', whole(now))
-redis.call('EXPIRE', KEYS[1], ARGV[1])
+redis.call('SET', KEYS[1], table.concat(held, ' '), 'EX', ARGV[1])
 return reply
 """
 )
@@ -176,33 +174,31 @@ return reply
 SETTLE = (
     _SHARED
     + r"""
-if redis.call('HEXISTS', KEYS[1], 'settled') == 1 then return 0 end
+local kept = redis.call('GET', KEYS[1])
+if kept == 'settled' then return 0 end
 read_caps()
+local held = string.gmatch(kept or '', '%S+')
 for _, cap in ipairs(caps) do
+  local reserved = held()
   if cap.kind == 'lease' then
     redis.call('ZREM', cap.key, ARGV[2])
   else
-    used_of(cap)
-    local held = redis.call('HGET', KEYS[1], cap.key)
-    if not held then
-      add(cap, place_of(cap), cap.amount)
+    read(cap)
+    if not reserved then
+      add(cap, cap.place, cap.amount)
     else
-      local place, reserved = string.match(held, '^(%d+) (%d+)$')
-      open_by(cap, -tonumber(reserved))
-      place = tonumber(place)
+      local place, amount = string.match(reserved, '^(%d+):(%d+)$')
+      place, amount = tonumber(place), tonumber(amount)
+      local window = cap.kind == 'window'
+      if window or cap.first == place then open_by(cap, -amount) end
       -- what was reserved in a period or slot that is over left with it
-      local there = 'tail'
-      if cap.kind == 'calendar' then there = 'period' end
-      local first = tonumber(redis.call('HGET', cap.key, there) or 'inf') or math.huge
-      if first == place or (cap.kind == 'window' and first < place) then
-        add(cap, place, cap.amount - tonumber(reserved))
+      if cap.first == place or (window and cap.first and cap.first < place) then
+        add(cap, place, cap.amount - amount)
       end
     end
   end
 end
-redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[1], 'settled', '1')
-redis.call('EXPIRE', KEYS[1], ARGV[1])
+redis.call('SET', KEYS[1], 'settled', 'EX', ARGV[1])
 return 1
 """
 )
@@ -213,7 +209,7 @@ local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 for k = 2, #KEYS, 2 do
-  if redis.call('HEXISTS', KEYS[k + 1], 'settled') == 0 then
+  if redis.call('GET', KEYS[k + 1]) ~= 'settled' then
     redis.call('ZADD', KEYS[k], now + tonumber(ARGV[3]), ARGV[3 + k / 2])
     redis.call('PEXPIRE', KEYS[k], ARGV[3])
   end

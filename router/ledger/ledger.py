@@ -16,9 +16,9 @@ Keys, all under one hash tag so that the script's step stays in one slot of a cl
                                      described in `router.ledger.account` and read by `router.ledger.spending`
 
 While Redis is away the entries are summed per account in memory and written when it is back, each exactly once: see
-`router.ledger.outbox`. What is owed is also kept in a file (`router.ledger.spool`), about once a second, and
-written by the next replica with that folder should this one be killed. What is in neither is lost with the process:
-about a second's entries while Redis is away, `flush_ms` worth while it answers.
+`router.ledger.outbox`. Every entry is also in a file (`router.ledger.spool`) from the moment it is recorded until
+Redis has it, and is written by the next replica with that folder should this one be killed. A machine that fails
+takes with it what was not synced: up to a second's entries.
 """
 
 import asyncio
@@ -26,15 +26,16 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from router.config import LedgerSettings
 from router.errors import LedgerError, PointsmanError
 from router.ledger.account import DAY_S, day_of
 from router.ledger.embedded import EmbeddedServer, default_data_dir
-from router.ledger.outbox import Outbox
-from router.ledger.spool import Spool
+from router.ledger.outbox import Batch, Outbox
+from router.ledger.spool import Orphan, Spool, spool_folder
 from router.ledger.store import Forgotten, Store, Unreachable, connect, masked
 from router.types import Entry, Load
 
@@ -132,15 +133,23 @@ class Ledger:
         await self._let_go()
 
     def record(self, entry: Entry) -> None:
-        """Takes one finished call. Costs about a microsecond, never waits, never raises."""
+        """Takes one finished call. Costs microseconds, never waits, never raises."""
         if self._clock() // DAY_S != self._day:
             self._collect()
             self._day = day_of(self._clock())
         self._inbox.append(entry)
+        if self._spool is not None:
+            self._spool.record(entry)
         if not self._wake.is_set():
             self._wake.set()
         if len(self._inbox) >= INBOX_MOST:
             self._collect()
+
+    def begin(self, expected: Entry) -> Callable[[], None] | None:
+        """A call is under way, until what is returned is called: should this replica be killed before, the next one
+        counts it as `expected`. Costs microseconds; None where nothing can be kept.
+        """
+        return None if self._spool is None else self._spool.begin(expected)
 
     def load(self, expert: str) -> Load:
         """The last known figures of an expert, of all replicas together; at most about a second old."""
@@ -184,15 +193,21 @@ class Ledger:
         return connect(url, None if self._server else password)
 
     def _opened_spool(self) -> Spool | None:
+        folder = self.spool_folder("calls")
+        return None if folder is None else Spool(folder, self._replica)
+
+    def spool_folder(self, what: str) -> Path | None:
+        """Where replicas keep what they owe to this Redis; None, with a line in the log: nowhere."""
         settings = self._settings
         try:
             folder = settings.spool_dir or (settings.data_dir or default_data_dir()) / "spool"
         except LedgerError:  # a shared Redis needs no home
             log.warning(
-                "ledger: what is owed is kept in memory only; set ledger.spool_dir to keep it in a file too"
+                "ledger: %s that are owed are kept in memory only; set ledger.spool_dir to keep them in files too",
+                what,
             )
             return None
-        return Spool(folder.expanduser(), str(self._server.folder) if self._server else self._where, self._replica)
+        return spool_folder(folder.expanduser(), str(self._server.folder) if self._server else self._where, what)
 
     def _connect(self, replica: str | None = None) -> Store:
         settings = self._settings
@@ -260,10 +275,14 @@ class Ledger:
         store = self._opened()
         self._collect()
         while batch := self._outbox.next():
+            if self._spool is not None and self._spool.cut(batch.number, self._outbox.last):
+                await self._keep(due=True)
             now = time.monotonic()
             loads = await store.write(batch, self._outbox.base, now - batch.made_at)
             self._write_s = time.monotonic() - now
             self._outbox.taken(batch, now)
+            if self._spool is not None:
+                self._spool.taken(batch.number)
             self._loads.update(loads)
         if asyncio.get_running_loop().time() >= self._read_at + HEARTBEAT_S:
             await self._read()
@@ -278,6 +297,8 @@ class Ledger:
         entries, self._inbox = self._inbox, []
         if entries:
             self._outbox.add(entries, time.monotonic(), self._day)
+            if self._spool is not None:
+                self._spool.collect()
 
     def _failed(self, error: PointsmanError) -> None:
         # one line when it begins, and one for whatever does not mend itself
@@ -286,22 +307,22 @@ class Ledger:
         self._reason = str(error)
 
     async def _worked(self) -> None:
-        if self._reason is not None:
+        was_away, self._reason = self._reason is not None, None
+        if self._spool is not None and self._spool.kept:
+            await asyncio.to_thread(self._spool.clear)
+        if was_away:
             log.warning("ledger: %s is back, and has what it was owed", self._where)
-            self._reason = None
-            if self._spool is not None:
-                await asyncio.to_thread(self._spool.clear)
             await self._adopt()
 
-    async def _keep(self) -> None:
-        """What is owed is put into the spool, at most four times a second."""
+    async def _keep(self, *, due: bool = False) -> None:
+        """What is owed is put into the spool, at most four times a second unless it is `due`."""
         self._collect()
         owed, now = self._outbox.all_owed(), time.monotonic()
-        if self._spool is None or not owed or (now < self._spooled_at + SPOOL_S and not self._closing):
+        if self._spool is None or not owed or (now < self._spooled_at + SPOOL_S and not (due or self._closing)):
             return
         self._spooled_at = now
         try:
-            await asyncio.to_thread(self._spool.keep, owed, now)
+            await self._spool.keep(owed, now)
         except OSError as error:
             if not self._unspooled:
                 log.warning(
@@ -317,13 +338,31 @@ class Ledger:
             for orphan in self._spool.orphans():
                 store = self._connect(orphan.replica)
                 try:
-                    for batch in orphan.batches:
+                    batches = self._batches_of(orphan, await store.known())
+                    self._spool.adopt(orphan.replica, batches)
+                    for batch in batches:
                         await store.write(batch, 0, max(time.time() - batch.made_at, 0.0))
                 finally:
                     await store.close()
-                log.warning("ledger: a replica that is gone owed %d batches; they are written", len(orphan.batches))
+                if entries := sum(batch.entries for batch in batches):
+                    log.warning("ledger: a replica that is gone owed %d calls; they are written", entries)
         except OSError as error:
             log.warning("ledger: the spool cannot be read: %s", error.strerror)
+
+    def _batches_of(self, orphan: Orphan, known: int) -> list[Batch]:
+        """What Redis, which knows the replica's batches up to `known`, may not have."""
+        found = [batch for batch in orphan.batches if batch.number > known]
+        kept = {batch.number for batch in orphan.batches}
+        following = max([known, *kept, *(last for (_, last), _, _ in orphan.calls)]) + 1
+        boxes: dict[int, Outbox] = {}
+        for (first, last), at, entry in orphan.calls:
+            if last > known or not last:
+                # a batch that is kept may have been sent with more calls since: they make others of their own
+                own = following if not last or first in kept else first
+                boxes.setdefault(own, Outbox(self._settings.half_life_s)).add([entry], at, day_of(at))
+        for first, box in boxes.items():
+            found += [replace(batch, number=number) for number, batch in enumerate(box.all_owed(), first)]
+        return sorted(found, key=lambda batch: batch.number)
 
     def _writer_ended(self, task: asyncio.Task[None]) -> None:
         # our own bug, if at all: it must show in readiness, not only in asyncio's log

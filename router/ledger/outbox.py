@@ -86,7 +86,7 @@ class Outbox:
         self._tallied = 0
         self._batches: deque[Batch] = deque()  # by number: those taken in the last KEEP_S, then those owed
         self._taken_at: dict[int, float] = {}
-        self._last = 0  # the highest number given
+        self.last = 0  # the highest number given
         self._taken = 0  # the highest number that Redis is known to have
         self.base = 0  # the number that Redis must at least know: if it does not, it forgot
 
@@ -141,7 +141,7 @@ class Outbox:
 
     def forgotten(self, known: int) -> None:
         """Redis came back and knows batches up to `known` only: all later ones that are kept are owed again."""
-        oldest = self._batches[0].number if self._batches else self._last + 1
+        oldest = self._batches[0].number if self._batches else self.last + 1
         self._taken = max(known, oldest - 1)
         self.base = known
 
@@ -154,7 +154,7 @@ class Outbox:
 
     def _cut(self) -> Batch:
         batches = self._as_batches()
-        self._last = batches[-1].number
+        self.last = batches[-1].number
         self._batches.extend(batches)
         self._tallies, self._accounts = {}, {}
         self._tallied = self._opened = 0
@@ -179,7 +179,7 @@ class Outbox:
         told: set[str] = set()  # experts whose fading sums are in a batch already
         return [
             self._as_batch(number, rows[start : start + BATCH_MOST], told)
-            for number, start in enumerate(starts, self._last + 1)
+            for number, start in enumerate(starts, self.last + 1)
         ]
 
     def _as_batch(self, number: int, rows: list[tuple[str, Account, Tally, Sums]], told: set[str]) -> Batch:

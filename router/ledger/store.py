@@ -85,6 +85,14 @@ class Store:
             names = await self._client.smembers(EXPERTS_KEY)
         return await self._run(sorted(name.decode() for name in names), 0, base, 0.0, b"")
 
+    async def known(self) -> int:
+        """The number of the last batch of this replica that was taken."""
+        async with answering(self._where):
+            found = await self._client.get(self._marker) or b"0"
+        if not found.isdigit():
+            raise LedgerError(foreign(self._where, f"the key {self._marker!r}"))
+        return int(found)
+
     async def ping(self) -> None:
         async with answering(self._where):
             await self._client.ping()

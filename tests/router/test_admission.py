@@ -5,6 +5,7 @@ import contextlib
 import random
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -281,3 +282,52 @@ async def test_what_is_left_is_kept_for_calls_under_way_and_given_to_the_next_on
         await all_settled(one)
         assert await ask(two, "c", cost_nano=2 * DOLLAR) is not None
         assert await value(redis_process.url, "HGET", f"{PREFIX}cap:gateway:usd:month", "open") == b"2000000000"
+
+
+async def test_what_a_killed_replica_owed_is_settled_by_the_next_and_once(
+    redis_process: RedisProcess, tmp_path: Path
+) -> None:
+    def made() -> Admission:
+        return Admission(
+            caps(budget={"usd": 1, "per": "day"}), lambda: connect(redis_process.url, None), 5.0, tmp_path
+        )
+
+    killed = made()
+    await killed.open()
+    held = [await ask(killed, f"a{k}", cost_nano=100) for k in range(600)]
+    for k, reservation in enumerate(held[:300]):
+        assert reservation is not None
+        killed.settle(reservation, 1, k)
+    await all_settled(killed)
+    redis_process.kill()
+    for k, reservation in enumerate(held[300:], 300):
+        assert reservation is not None
+        killed.settle(reservation, 1, k)
+    assert killed._task is not None
+    killed._task.cancel()
+    assert killed._owed._claim is not None
+    assert killed._owed._claim._lock is not None
+    killed._owed._claim._lock.close()  # as the system does when the process is gone
+    redis_process.start()
+    for _ in range(2):
+        following = made()
+        await following.open()
+        await until(lambda: not list(tmp_path.glob("*")))
+        await following.close()
+        assert await spent(redis_process.url) == sum(range(600))
+
+
+async def test_settlements_beyond_the_most_are_dropped_and_counted(
+    redis_process: RedisProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.ledger.settlements.OWED_MOST", 3)
+    async with replicas(redis_process.url, 1, budget={"usd": 1, "per": "day"}) as (one,):
+        held = [await ask(one, f"a{k}", cost_nano=100) for k in range(5)]
+        redis_process.kill()
+        for reservation in held:
+            assert reservation is not None
+            one.settle(reservation, 1, 1)
+        assert (one.owed, one.dropped) == (3, 2)
+        redis_process.start()
+        await all_settled(one)
+        assert await spent(redis_process.url) == 3 + 2 * 100  # of the others the expected cost stands

@@ -1,6 +1,7 @@
 """What a killed replica owed is written by the next one, once."""
 
 import asyncio
+import random
 import signal
 import subprocess
 import sys
@@ -11,26 +12,47 @@ import pytest
 from redis_process import RedisProcess
 
 from router.config import LedgerSettings
+from router.ledger.account import today
+from router.ledger.journal import Journal
 from router.ledger.ledger import Ledger
+from router.ledger.outbox import Batch
+from router.ledger.spending import Spending
 from router.ledger.spool import Spool
-from router.types import Entry, Usage
+from router.ledger.store import Store, Unreachable, connect
+from router.types import Entry, Load, Usage
 
 ROOT = Path(__file__).parents[2]
 #: Opens a ledger, waits for a line, records as many entries as it says, and waits to be killed.
 REPLICA = """
-import asyncio, sys
+import asyncio, os, random, signal, sys
 from pathlib import Path
 from router.config import LedgerSettings
 from router.ledger.ledger import Ledger
-from router.types import Entry, Usage
+from router.types import Entry, Payer, Usage
 
 async def main(url, folder):
     ledger = Ledger(LedgerSettings(url=url, spool_dir=Path(folder)))
     await ledger.open()
     print("open", flush=True)
-    count = int(await asyncio.to_thread(sys.stdin.readline))
-    for _ in range(count):
-        ledger.record(Entry("a", True, Usage(10, 5), cost_nano=1_000_003))
+    for turn in (await asyncio.to_thread(sys.stdin.readline)).split():
+        if turn == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif turn == "begin":
+            ended = ledger.begin(Entry("a", True, Usage(10, 5, estimated=True), cost_nano=9))
+        elif turn == "end":
+            ended()
+        elif turn == "wait":
+            while ledger.owed:
+                await asyncio.sleep(0.001)
+        elif turn == "pause":
+            await asyncio.sleep(random.random() / 50)
+        elif turn == "keys":
+            for i in range(1200):
+                payer = Payer(f"key-{i}", "t", ("x",))
+                ledger.record(Entry("a", True, Usage(10, 5), cost_nano=1_000_003, payer=payer))
+        else:
+            for _ in range(int(turn)):
+                ledger.record(Entry("a", True, Usage(10, 5), cost_nano=1_000_003))
     await asyncio.sleep(600)
 
 asyncio.run(main(*sys.argv[1:]))
@@ -45,7 +67,7 @@ def start(url: str, folder: Path) -> subprocess.Popen[str]:
     return process
 
 
-def record(process: subprocess.Popen[str], count: int) -> None:
+def record(process: subprocess.Popen[str], count: int | str) -> None:
     assert process.stdin is not None
     process.stdin.write(f"{count}\n")
     process.stdin.flush()
@@ -55,8 +77,8 @@ def spooled(folder: Path, entries: int) -> bool:
     """Whether the files hold that many."""
     found = 0
     for path in files(folder):
-        if batches := Spool(folder, "", "")._read(path):
-            found += sum(batch.entries for batch in batches)
+        if batches := Spool(folder, "")._read(path):
+            found += sum(batch.entries for batch in batches[0])
     return found == entries
 
 
@@ -157,3 +179,117 @@ async def test_a_ledger_that_closes_while_redis_is_away_leaves_what_it_owes(
     await second.open()
     assert await requests(second) == (1, 7)
     await second.close()
+
+
+async def test_a_replica_that_closes_leaves_no_file(redis_process: RedisProcess, tmp_path: Path) -> None:
+    ledger = Ledger(LedgerSettings(url=redis_process.url, spool_dir=tmp_path))
+    await ledger.open()
+    for _ in range(20):
+        ended = ledger.begin(Entry("a", True))
+        ledger.record(Entry("a", True, Usage(1, 1), cost_nano=7))
+        assert ended is not None
+        ended()
+        await asyncio.sleep(random.random() / 100)
+    await ledger.close()
+    assert not files(tmp_path, "**/*.*")
+
+
+async def test_calls_behind_a_journal_that_began_anew_are_not_taken_for_written(
+    redis_process: RedisProcess, tmp_path: Path
+) -> None:
+    for killed in range(1, 5):
+        process = start(redis_process.url, tmp_path)
+        record(process, "1 wait " * 5 + "1 die")
+        process.wait()
+        assert await adopted(redis_process, tmp_path) == (6 * killed, 6 * killed * 1_000_003)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{", b'["call",1e18,[["a"],[]]]', b'["call",1e18,1]'])
+async def test_a_journal_of_another_version_stops_nobody(
+    redis_process: RedisProcess, tmp_path: Path, content: bytes
+) -> None:
+    process = start(redis_process.url, tmp_path)
+    record(process, "1 wait die")
+    process.wait()
+    (lock,) = files(tmp_path, "*/*.lock")
+    Journal(lock.with_name(f"{lock.stem}.calls.x"), 1 << 20).append(content)
+    assert await adopted(redis_process, tmp_path) == (1, 1_000_003)
+
+
+async def adopted(redis_process: RedisProcess, folder: Path) -> tuple[int, int]:
+    """What the ledger counts once a next replica was there; it leaves no file."""
+    ledger = Ledger(LedgerSettings(url=redis_process.url, spool_dir=folder))
+    await ledger.open()
+    try:
+        assert not files(folder, "*/*")
+        return await requests(ledger)
+    finally:
+        await ledger.close()
+
+
+@pytest.mark.parametrize("last", ["", "pause"])
+async def test_a_replica_killed_at_any_moment_loses_no_call_and_none_counts_twice(
+    redis_process: RedisProcess, tmp_path: Path, last: str
+) -> None:
+    for killed in range(1, 5):
+        process = start(redis_process.url, tmp_path)
+        record(process, f"300 pause 1 pause 98 pause 101 {last} die")
+        process.wait()
+        assert await adopted(redis_process, tmp_path) == (500 * killed, 500 * killed * 1_000_003)
+
+
+@pytest.mark.parametrize("last", ["", "pause", "pause pause"])
+async def test_of_many_accounts_that_a_killed_replica_owed_each_is_counted_once(
+    redis_process: RedisProcess, tmp_path: Path, last: str
+) -> None:
+    for killed in range(1, 4):
+        process = start(redis_process.url, tmp_path)
+        record(process, f"keys pause keys {last} die")
+        process.wait()
+        assert await adopted(redis_process, tmp_path) == (2400 * killed, 2400 * killed * 1_000_003)
+        reader = Spending(lambda: connect(redis_process.url, None), "Redis")
+        found, _ = await reader.read(today(), today(), ("key", "team", "tag"))
+        assert sorted(one.group for one in found) == sorted((f"key-{i}", "t", "x") for i in range(1200))
+        assert {one.amounts()["cost_nano"] for one in found} == {2 * killed * 1_000_003}
+
+
+async def test_a_replica_killed_soon_after_redis_came_back_loses_nothing(
+    redis_process: RedisProcess, tmp_path: Path
+) -> None:
+    process = start(redis_process.url, tmp_path)
+    redis_process.kill()
+    record(process, f"40 {'pause 1 ' * 60} {'pause ' * 200} 7 die")
+    await until_spooled(tmp_path, 100)
+    redis_process.start()
+    process.wait()
+    assert await adopted(redis_process, tmp_path) == (107, 107 * 1_000_003)
+
+
+async def test_what_fails_while_an_orphan_is_adopted_is_done_again_by_the_next_and_once(
+    redis_process: RedisProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = start(redis_process.url, tmp_path)
+    record(process, "300 pause 200 die")
+    process.wait()
+    ledger = Ledger(LedgerSettings(url=redis_process.url, spool_dir=tmp_path))
+    written = Store.write
+
+    async def lost(store: Store, batch: Batch, base: int, age_s: float) -> dict[str, Load]:
+        await written(store, batch, base, age_s)
+        raise Unreachable("no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write", lost)
+        await ledger.open()
+        await ledger.close()
+    assert await adopted(redis_process, tmp_path) == (500, 500 * 1_000_003)
+
+
+async def test_a_call_that_a_killed_replica_had_under_way_counts_as_it_was_expected(
+    redis_process: RedisProcess, tmp_path: Path
+) -> None:
+    for killed in range(1, 3):
+        process = start(redis_process.url, tmp_path)
+        record(process, "begin begin end 1 pause begin pause 1 begin 1 end die")
+        process.wait()
+        assert await adopted(redis_process, tmp_path) == (5 * killed, killed * (3 * 1_000_003 + 2 * 9))
