@@ -4,6 +4,7 @@ Secrets are never values of the configuration: it names the environment variable
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -354,6 +355,7 @@ class Settings(Section):
     budget: Budgets = ()
     responses: ResponseSettings = ResponseSettings()
     guards: tuple[GuardSettings, ...] = ()
+    watch_s: Seconds | None = Field(1.0, description="how often the file is looked at; null: never")
 
     @model_validator(mode="after")
     def _safe_and_distinct(self) -> "Settings":
@@ -381,6 +383,16 @@ class Settings(Section):
                 "add auth.keys or auth.secret, bind to 127.0.0.1, or set auth.allow_anonymous: true"
             )
         return self
+
+
+def secrets_of(section: BaseModel) -> Iterator[Secret]:
+    """All places of secrets that a part of the settings names."""
+    if isinstance(section, Secret):
+        yield section
+    for _, value in section:
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, BaseModel):
+                yield from secrets_of(one)
 
 
 def load_settings(path: Path, **overrides: Any) -> Settings:

@@ -62,7 +62,8 @@ BASE = {
     "training/page": {"theme", "elements", "forest", "verdict", "report_charts", "report_section", "study_section",
                       "document"},
     "gateway": {
-        "errors", "auth", "metrics", "wire", "protocol", "guarding", "service", "permission", "admin",
+        "errors", "auth", "metrics", "wire", "protocol", "guarding", "loading", "foundation", "service",
+        "configuration", "permission", "admin",
         "admin_client", "key_options",
         "chat_request", "decision_row", "feedback", "reserving", "turn", "chat", "embeddings", "surfaces",
         "preview", "doctor", "app", "server", "translation", "fields", "completions", "stored", "anthropic_request",

@@ -55,7 +55,7 @@ class KeyRegistry:
         self._task: asyncio.Task[None] | None = None
         self._store: KeyStore | None = None
         self.book = Book()
-        self._known = False  # Redis has been read once
+        self.known = False  # Redis has been read once
         self.reason: str | None = None  # why it may not be up to date
 
     @property
@@ -87,10 +87,10 @@ class KeyRegistry:
         """Learns what changed. Raises `LedgerError`."""
         async with self._lock:
             changes = await self.store.read(self.book.epoch, self.book.number)
-            if changes.whole or changes.documents or not self._known:
+            if changes.whole or changes.documents or not self.known:
                 self.book = self._changed(changes)
                 self._told(self.book)
-            self._known = True
+            self.known = True
 
     def _changed(self, changes: Changes) -> Book:
         keys = {} if changes.whole else dict(self.book.keys)

@@ -1,0 +1,234 @@
+"""The configuration at work, and how another takes its place while requests are under way.
+
+A new one is read, checked and opened whole beside the one at work; whatever is wrong with it, that one stays. Then
+requests to come go to the new `Service` and those under way end on theirs, which is closed after its last one.
+"""
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from gateway.loading import artifact_folder
+from gateway.service import Service
+from router.artifact import HEADER
+from router.config import Settings, load_settings, secrets_of
+from router.errors import ConfigError, Conflict, PointsmanError
+
+#: What a running process has taken for good.
+FIXED = ("host", "port", "ledger", "auth.secret", "auth.admin", "limits.drain_s")
+UNWATCHED_S = 1.0  # how often to look whether the file is to be watched again
+
+log = logging.getLogger("pointsman")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The file that a configuration is read from; `overrides` are a command line's."""
+
+    path: Path
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    def read(self) -> Settings:
+        """Raises `ConfigError`."""
+        return load_settings(self.path, **self.overrides)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A configuration that did not come to work."""
+
+    at: float  # Unix time
+    origin: str
+    message: str
+
+
+class Configuration:
+    """All methods belong to one event loop. Building one reads secrets and prices, and opens nothing."""
+
+    def __init__(self, settings: Settings, source: Source | None, put_to_work: Callable[[Service], None]) -> None:
+        """`put_to_work` sends all requests to come to a service. Raises `ConfigError`."""
+        self.service = Service(settings)
+        self.source = source
+        self._put_to_work = put_to_work
+        self._file = settings
+        self._living = [self.service]
+        self._changing = asyncio.Lock()
+        self._asked = asyncio.Event()
+        self._asked_by = ""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.number = 1  # of this process's configurations
+        self.since = time.time()
+        self.origin = "start"
+        self.refusal: Refusal | None = None  # of the last one, where that was refused
+        put_to_work(self.service)
+
+    @property
+    def retiring(self) -> int:
+        """Earlier ones that requests are still under way on."""
+        return len(self._living) - 1
+
+    @property
+    def digest(self) -> str:
+        """Tells whether two replicas run the same configuration."""
+        return hashlib.sha256(self.service.settings.model_dump_json().encode()).hexdigest()[:12]
+
+    async def open(self) -> None:
+        """Raises one of our errors, with everything that had been opened closed again."""
+        foundation = self.service.foundation
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(foundation.open())
+                group.create_task(self.service.open())
+        except BaseException as error:
+            await self.close()
+            if isinstance(error, ExceptionGroup):
+                raise error.exceptions[0] from None
+            raise
+        await self.service.prepare()
+        self.service.begin()
+        foundation.ready = True
+        if self.source is not None:
+            self._start(self._follow_requests())
+            self._start(self._follow_file(self.source))
+
+    async def close(self) -> None:
+        foundation = self.service.foundation
+        foundation.ready = False
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        while self._living:
+            await self._living.pop().close(self._living)
+        await foundation.close()
+
+    def ask(self, origin: str) -> None:
+        """Asks for a reload, soon; what comes of it is told in the log. For signals."""
+        self._asked_by = origin
+        self._asked.set()
+
+    async def reload(self, origin: str) -> bool:
+        """Takes what the file says now; False where that is at work already.
+
+        Raises one of our errors where it is refused: then the one at work stays.
+        """
+        source = self.source
+        if source is None:
+            raise Conflict("this gateway was not started from a configuration file")
+
+        async def work() -> bool:
+            settings = await asyncio.to_thread(source.read)
+            changed = await self._take(settings, origin)
+            self._file = settings
+            return changed
+
+        return await self._attempt(origin, work())
+
+    async def _attempt(self, origin: str, work: Coroutine[Any, Any, T]) -> T:
+        """Runs one change, after those before it, and notes where it is refused."""
+        async with self._changing:
+            try:
+                done = await work
+            except PointsmanError as error:
+                self._refuse(origin, str(error))
+                raise
+            except Exception as error:  # a guard's or a provider's own code: nothing of it may end what is at work
+                self._refuse(origin, f"{type(error).__name__} while it was put to work")
+                raise
+            self.refusal = None
+            self.service.metrics.config_refused.set(0)
+            return done
+
+    async def _take(self, settings: Settings, origin: str) -> bool:
+        before = self.service
+        if fixed := [key for name in FIXED for key in _differing(before.settings, settings, name)]:
+            raise ConfigError(f"{', '.join(fixed)}: cannot change while the gateway runs; restart it")
+        if await asyncio.to_thread(before.is_at_work_with, settings):
+            return False
+        service = await asyncio.to_thread(Service, settings, before.foundation, before)
+        await service.open()
+        await service.prepare()
+        service.begin()
+        self.service = service
+        self._living.append(service)
+        self._put_to_work(service)
+        self.number, self.since, self.origin = self.number + 1, time.time(), origin
+        service.metrics.config_changes.labels("taken").inc()
+        log.warning("configuration %d (%s) is at work; from: %s", self.number, self.digest, origin)
+        self._start(self._retire(before))
+        return True
+
+    def _refuse(self, origin: str, message: str) -> None:
+        metrics = self.service.metrics
+        metrics.config_changes.labels("refused").inc()
+        metrics.config_refused.set(1)
+        if self.refusal is None or self.refusal.message != message:
+            log.error("configuration from %s is refused, the one at work stays: %s", origin, message)
+        self.refusal = Refusal(time.time(), origin, message)
+
+    async def _retire(self, service: Service) -> None:
+        await service.left()
+        self._living.remove(service)
+        await service.close(self._living)
+
+    async def _follow_requests(self) -> None:
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            await self._quietly(self._asked_by)
+
+    async def _follow_file(self, source: Source) -> None:
+        """A change is taken once the file has stayed as it is from one look to the next: it may be half written."""
+        seen = tried = b""  # what was read at the start may have changed since
+        while True:
+            watch_s = self.service.settings.watch_s
+            await asyncio.sleep(watch_s or UNWATCHED_S)
+            if watch_s is None:
+                continue
+            before, seen = seen, await asyncio.to_thread(self._content, source)
+            if seen == before and seen != tried:
+                tried = seen
+                await self._quietly("the file")
+
+    async def _quietly(self, origin: str) -> None:
+        try:
+            await self.reload(origin)
+        except Exception:  # told in the log, and readable; the next change is tried
+            return
+
+    def _content(self, source: Source) -> bytes:
+        """A digest of the file, and of those that it names: secrets, and the policy."""
+        secrets = [secret.file for secret in secrets_of(self._file) if secret.file is not None]
+        found = hashlib.sha256()
+        for path in (source.path, artifact_folder(self._file.policy) / HEADER, *secrets):
+            try:
+                found.update(hashlib.sha256(path.read_bytes()).digest())
+            except OSError:  # in between two of them, or gone: then reading it says so
+                found.update(b"-")
+        return found.digest()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name="configuration")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _differing(one: BaseModel, other: BaseModel, name: str) -> list[str]:
+    """The keys under `name`, itself included, in which two settings differ."""
+    first, _, rest = name.partition(".")
+    ours, theirs = getattr(one, first), getattr(other, first)
+    if rest:
+        return [f"{first}.{key}" for key in _differing(ours, theirs, rest)]
+    if ours == theirs:
+        return []
+    if isinstance(ours, BaseModel) and isinstance(theirs, type(ours)):
+        return [f"{first}.{key}" for key in type(ours).model_fields if getattr(ours, key) != getattr(theirs, key)]
+    return [first]
