@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from gateway import admin, feedback
+from gateway import admin, admin_config, feedback
 from gateway.chat import Chat
 from gateway.completions import Completions
 from gateway.configuration import Configuration, Source
@@ -89,7 +89,11 @@ def create_app(settings: Settings, source: Source | None = None) -> Application:
     configuration = app.state.configuration = Configuration(settings, source, put_to_work)
     app.include_router(api)
     app.include_router(feedback.api)
-    app.include_router(admin.api if settings.auth.admin else admin.off)
+    if settings.auth.admin:
+        app.include_router(admin.api)
+        app.include_router(admin_config.api)
+    else:
+        app.include_router(admin.off)
     app.include_router(stored)
     app.add_exception_handler(PointsmanError, _ours)
     app.add_exception_handler(PoolError, _ours)

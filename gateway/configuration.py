@@ -6,12 +6,14 @@ requests to come go to the new `Service` and those under way end on theirs, whic
 
 import asyncio
 import hashlib
+import json
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -19,14 +21,15 @@ from gateway.loading import artifact_folder
 from gateway.service import Service
 from router.artifact import HEADER
 from router.config import Settings, load_settings, secrets_of
-from router.errors import ConfigError, Conflict, PointsmanError
+from router.errors import ConfigError, Conflict, LedgerError, PointsmanError
+from router.experts.overlay import ExpertRegistry, Overlay, overlaid
 
 #: What a running process has taken for good.
 FIXED = ("host", "port", "ledger", "auth.secret", "auth.admin", "limits.drain_s")
+FILE, EXPERTS, ADMIN_API = "the file", "experts", "the admin API"
 UNWATCHED_S = 1.0  # how often to look whether the file is to be watched again
 
 log = logging.getLogger("pointsman")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,18 @@ class Refusal:
     message: str
 
 
+class Outrun(Exception):
+    """Others have changed what is kept since it was read."""
+
+
+#: Keeps a change of what was there; whether it did.
+Keep = Callable[[Overlay], Awaitable[bool]]
+
+
+async def _at_once() -> bool:
+    return True
+
+
 class Configuration:
     """All methods belong to one event loop. Building one reads secrets and prices, and opens nothing."""
 
@@ -60,14 +75,20 @@ class Configuration:
         self._put_to_work = put_to_work
         self._file = settings
         self._living = [self.service]
+        #: Experts changed through the admin API; None without it.
+        self.experts = (
+            ExpertRegistry(self.service.ledger.client, self.service.ledger.status().server, self._experts_changed)
+            if settings.auth.admin
+            else None
+        )
         self._changing = asyncio.Lock()
         self._asked = asyncio.Event()
-        self._asked_by = ""
+        self._asked_by: str | None = None  # to read the file too
         self._tasks: set[asyncio.Task[None]] = set()
         self.number = 1  # of this process's configurations
         self.since = time.time()
         self.origin = "start"
-        self.refusal: Refusal | None = None  # of the last one, where that was refused
+        self.refusals: dict[str, Refusal] = {}  # of what is newest and not at work: `FILE`, `EXPERTS`
         put_to_work(self.service)
 
     @property
@@ -78,14 +99,15 @@ class Configuration:
     @property
     def digest(self) -> str:
         """Tells whether two replicas run the same configuration."""
-        return hashlib.sha256(self.service.settings.model_dump_json().encode()).hexdigest()[:12]
+        text = json.dumps(self.service.settings.model_dump(), default=_plain, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     async def open(self) -> None:
         """Raises one of our errors, with everything that had been opened closed again."""
         foundation = self.service.foundation
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(foundation.open())
+                group.create_task(self._open_shared())
                 group.create_task(self.service.open())
         except BaseException as error:
             await self.close()
@@ -94,10 +116,19 @@ class Configuration:
             raise
         await self.service.prepare()
         self.service.begin()
+        if self.experts is not None:
+            with suppress(PointsmanError):  # refused: noted, and the file's own experts serve
+                await self._take_experts()
         foundation.ready = True
+        if self.source is not None or self.experts is not None:
+            self._start(self._follow_changes())
         if self.source is not None:
-            self._start(self._follow_requests())
             self._start(self._follow_file(self.source))
+
+    async def _open_shared(self) -> None:
+        await self.service.foundation.open()
+        if self.experts is not None:
+            await self.experts.open()
 
     async def close(self) -> None:
         foundation = self.service.foundation
@@ -108,6 +139,8 @@ class Configuration:
             await asyncio.wait(self._tasks)
         while self._living:
             await self._living.pop().close(self._living)
+        if self.experts is not None:
+            await self.experts.close()
         await foundation.close()
 
     def ask(self, origin: str) -> None:
@@ -126,36 +159,71 @@ class Configuration:
 
         async def work() -> bool:
             settings = await asyncio.to_thread(source.read)
-            changed = await self._take(settings, origin)
+            changed = await self._take(self._with_experts(settings), origin)
             self._file = settings
             return changed
 
-        return await self._attempt(origin, work())
+        return await self._attempt(FILE, origin, work())
 
-    async def _attempt(self, origin: str, work: Coroutine[Any, Any, T]) -> T:
-        """Runs one change, after those before it, and notes where it is refused."""
+    async def change_experts(self, change: Callable[[Overlay], Overlay], keep: Keep) -> bool:
+        """Takes experts as `change` makes them once they are kept; False where others were first and they are not.
+
+        Raises one of our errors, and then nothing is changed.
+        """
+        assert self.experts is not None
+        async with self._changing:
+            await self.experts.refresh()
+            before = self.experts.book
+            settings = overlaid(self._file, change(before))
+            try:
+                await self._take(settings, ADMIN_API, lambda: keep(before))
+            except Outrun:
+                return False
+            self._accept(EXPERTS)
+        with suppress(LedgerError):  # it is kept: what follows changes learns it soon
+            await self.experts.refresh()
+        return True
+
+    def _experts_changed(self) -> None:
+        self._asked.set()
+
+    async def _take_experts(self) -> bool:
+        async def work() -> bool:
+            return await self._take(self._with_experts(self._file), ADMIN_API)
+
+        return await self._attempt(EXPERTS, ADMIN_API, work())
+
+    def _with_experts(self, settings: Settings) -> Settings:
+        return settings if self.experts is None else overlaid(settings, self.experts.book)
+
+    async def _attempt(self, what: str, origin: str, work: Coroutine[Any, Any, bool]) -> bool:
+        """Runs one change, after those before it; notes where it is refused."""
         async with self._changing:
             try:
                 done = await work
             except PointsmanError as error:
-                self._refuse(origin, str(error))
+                self._refuse(what, origin, str(error))
                 raise
             except Exception as error:  # a guard's or a provider's own code: nothing of it may end what is at work
-                self._refuse(origin, f"{type(error).__name__} while it was put to work")
+                self._refuse(what, origin, f"{type(error).__name__} while it was put to work")
                 raise
-            self.refusal = None
-            self.service.metrics.config_refused.set(0)
+            self._accept(what)
             return done
 
-    async def _take(self, settings: Settings, origin: str) -> bool:
+    async def _take(self, settings: Settings, origin: str, keep: Callable[[], Awaitable[bool]] = _at_once) -> bool:
+        """Puts the settings to work once `keep` says so; False where they are already. Raises `Outrun` and our
+        errors."""
         before = self.service
-        if fixed := [key for name in FIXED for key in _differing(before.settings, settings, name)]:
-            raise ConfigError(f"{', '.join(fixed)}: cannot change while the gateway runs; restart it")
-        if await asyncio.to_thread(before.is_at_work_with, settings):
+        service = await self._opened(settings)
+        try:
+            if not await keep():
+                raise Outrun
+        except BaseException:
+            if service is not None:
+                await service.close(self._living)
+            raise
+        if service is None:
             return False
-        service = await asyncio.to_thread(Service, settings, before.foundation, before)
-        await service.open()
-        await service.prepare()
         service.begin()
         self.service = service
         self._living.append(service)
@@ -166,24 +234,43 @@ class Configuration:
         self._start(self._retire(before))
         return True
 
-    def _refuse(self, origin: str, message: str) -> None:
-        metrics = self.service.metrics
+    async def _opened(self, settings: Settings) -> Service | None:
+        """The service of these settings, ready to begin; None where they are at work already."""
+        before = self.service
+        if fixed := [key for name in FIXED for key in _differing(before.settings, settings, name)]:
+            raise ConfigError(f"{', '.join(fixed)}: cannot change while the gateway runs; restart it")
+        if await asyncio.to_thread(before.is_at_work_with, settings):
+            return None
+        service = await asyncio.to_thread(Service, settings, before.foundation, before)
+        await service.open()
+        await service.prepare()
+        return service
+
+    def _refuse(self, what: str, origin: str, message: str) -> None:
+        metrics, before = self.service.metrics, self.refusals.get(what)
         metrics.config_changes.labels("refused").inc()
         metrics.config_refused.set(1)
-        if self.refusal is None or self.refusal.message != message:
-            log.error("configuration from %s is refused, the one at work stays: %s", origin, message)
-        self.refusal = Refusal(time.time(), origin, message)
+        if before is None or before.message != message:
+            log.error("%s of %s: refused, the configuration at work stays: %s", what, origin, message)
+        self.refusals[what] = Refusal(time.time(), origin, message)
+
+    def _accept(self, what: str) -> None:
+        self.refusals.pop(what, None)
+        if what == FILE:  # and the experts were in it
+            self.refusals.clear()
+        self.service.metrics.config_refused.set(bool(self.refusals))
 
     async def _retire(self, service: Service) -> None:
         await service.left()
         self._living.remove(service)
         await service.close(self._living)
 
-    async def _follow_requests(self) -> None:
+    async def _follow_changes(self) -> None:
         while True:
             await self._asked.wait()
             self._asked.clear()
-            await self._quietly(self._asked_by)
+            asked_by, self._asked_by = self._asked_by, None
+            await self._quietly(self._take_experts() if asked_by is None else self.reload(asked_by))
 
     async def _follow_file(self, source: Source) -> None:
         """A change is taken once the file has stayed as it is from one look to the next: it may be half written."""
@@ -196,11 +283,11 @@ class Configuration:
             before, seen = seen, await asyncio.to_thread(self._content, source)
             if seen == before and seen != tried:
                 tried = seen
-                await self._quietly("the file")
+                await self._quietly(self.reload("a look at it"))
 
-    async def _quietly(self, origin: str) -> None:
+    async def _quietly(self, work: Coroutine[Any, Any, bool]) -> None:
         try:
-            await self.reload(origin)
+            await work
         except Exception:  # told in the log, and readable; the next change is tried
             return
 
@@ -219,6 +306,10 @@ class Configuration:
         task = asyncio.create_task(work, name="configuration")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, frozenset) else str(value)
 
 
 def _differing(one: BaseModel, other: BaseModel, name: str) -> list[str]:

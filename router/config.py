@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from router.errors import ConfigError
 from router.types import Capability, Preference, Tier
@@ -422,6 +431,19 @@ def parse_settings(raw: dict[str, Any], source: str = "configuration") -> Settin
     except ValidationError as error:
         lines = [f"{source}: {_dotted(e['loc'])}: {_expected(e)}" for e in error.errors()]
         raise ConfigError("\n".join(lines)) from error
+
+
+def parse_expert(raw: dict[str, Any]) -> ExpertSettings:
+    """One entry of `experts`. Raises `ConfigError` with one line per wrong key."""
+    try:
+        return _ONE_EXPERT.validate_python((raw,))[0]
+    except ValidationError as error:
+        errors: list[Any] = [{**e, "loc": ("experts", *e["loc"])} for e in error.errors()]
+        lines = [f"{_dotted(e['loc']).removeprefix('experts.0.')}: {_expected(e)}" for e in errors]
+        raise ConfigError("\n".join(lines)) from error
+
+
+_ONE_EXPERT: TypeAdapter[tuple[ExpertSettings]] = TypeAdapter(tuple[ExpertSettings])
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:

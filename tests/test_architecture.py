@@ -43,7 +43,7 @@ BASE = {
         "example", "replay", "reply", "script",  # the parts of a simulated answer
     },
     "router/steps": {"base"},
-    "router/keys": {"records", "script", "store", "registry"},
+    "router/keys": {"records", "script", "store", "follower", "registry"},
     "router/guards": {"base"},
     "router/ledger": {"embedded", "outbox", "script", "store", "caps", "caps_script", "share", "spool",
         "decision_rows", "decision_stream",
@@ -63,7 +63,7 @@ BASE = {
                       "document"},
     "gateway": {
         "errors", "auth", "metrics", "wire", "protocol", "guarding", "loading", "foundation", "service",
-        "configuration", "permission", "admin",
+        "configuration", "masking", "expert_office", "permission", "admin", "admin_config",
         "admin_client", "key_options",
         "chat_request", "decision_row", "feedback", "reserving", "turn", "chat", "embeddings", "surfaces",
         "preview", "doctor", "app", "server", "translation", "fields", "completions", "stored", "anthropic_request",
