@@ -216,6 +216,8 @@ class Configuration:
         before = self.service
         service = await self._opened(settings)
         try:
+            if service is not None:
+                await service.prepare()
             if not await keep():
                 raise Outrun
         except BaseException:
@@ -235,7 +237,7 @@ class Configuration:
         return True
 
     async def _opened(self, settings: Settings) -> Service | None:
-        """The service of these settings, ready to begin; None where they are at work already."""
+        """The service of these settings, open; None where they are at work already."""
         before = self.service
         if fixed := [key for name in FIXED for key in _differing(before.settings, settings, name)]:
             raise ConfigError(f"{', '.join(fixed)}: cannot change while the gateway runs; restart it")
@@ -243,7 +245,6 @@ class Configuration:
             return None
         service = await asyncio.to_thread(Service, settings, before.foundation, before)
         await service.open()
-        await service.prepare()
         return service
 
     def _refuse(self, what: str, origin: str, message: str) -> None:

@@ -125,6 +125,10 @@ class Service:
             and version_of(artifact_folder(settings.policy)) == self._artifact.version
         )
 
+    def check(self) -> None:
+        """Whether the policy fits, with nothing opened. Raises our errors."""
+        load_use(self.settings.policy, [spec for spec in self.pool.specs if spec.serves == "chat"])
+
     async def open(self) -> None:
         """Raises one of our errors, with everything that had been opened closed again."""
         loading = asyncio.create_task(asyncio.to_thread(self._load))

@@ -364,7 +364,7 @@ class Settings(Section):
     budget: Budgets = ()
     responses: ResponseSettings = ResponseSettings()
     guards: tuple[GuardSettings, ...] = ()
-    watch_s: Seconds | None = Field(1.0, description="how often the file is looked at; null: never")
+    watch_s: float | None = Field(1.0, ge=0.05, le=3600, description="how often the file is looked at; null: never")
 
     @model_validator(mode="after")
     def _safe_and_distinct(self) -> "Settings":
@@ -406,6 +406,12 @@ def secrets_of(section: BaseModel) -> Iterator[Secret]:
 
 def load_settings(path: Path, **overrides: Any) -> Settings:
     """Reads a YAML file. `overrides` replace top-level keys (a command line's --port). Raises `ConfigError`."""
+    raw = read_yaml(path)
+    return parse_settings(raw | {k: v for k, v in overrides.items() if v is not None}, str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A file's mapping. Raises `ConfigError`, which quotes nothing of it."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -421,7 +427,7 @@ def load_settings(path: Path, **overrides: Any) -> Settings:
         raise ConfigError(f"{path} nests too deeply") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected keys such as `experts:`, found {type(raw).__name__}")
-    return parse_settings(raw | {k: v for k, v in overrides.items() if v is not None}, str(path))
+    return raw
 
 
 def parse_settings(raw: dict[str, Any], source: str = "configuration") -> Settings:

@@ -64,7 +64,7 @@ BASE = {
     "gateway": {
         "errors", "auth", "metrics", "wire", "protocol", "guarding", "loading", "foundation", "service",
         "configuration", "masking", "expert_office", "permission", "admin", "admin_config",
-        "admin_client", "key_options",
+        "admin_client", "command_output", "key_options",
         "chat_request", "decision_row", "feedback", "reserving", "turn", "chat", "embeddings", "surfaces",
         "preview", "doctor", "app", "server", "translation", "fields", "completions", "stored", "anthropic_request",
         "anthropic_answer", "messages", "response_store", "responses_request", "responses_answer",
