@@ -54,10 +54,10 @@ def http_server(app: Application) -> "uvicorn.Server":
 
     from gateway.protocol import Protocol, Server
 
-    service = app.service
+    foundation, drain_s = app.service.foundation, app.service.settings.limits.drain_s
 
     def stopping() -> None:
-        service.foundation.draining = True
+        foundation.draining = True
 
     return Server(
         uvicorn.Config(
@@ -70,7 +70,7 @@ def http_server(app: Application) -> "uvicorn.Server":
             server_header=False,
             log_level="warning",
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=math.ceil(service.settings.limits.drain_s),
+            timeout_graceful_shutdown=math.ceil(drain_s),
         ),
         stopping,
     )

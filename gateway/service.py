@@ -90,6 +90,7 @@ class Service:
         self.decisions: Decisions | None = self._kept(
             "decisions", settings.decisions, lambda given: Decisions(given, connect) if given else None
         )
+        self._limited = Caps(settings).any() or bool(base.server_secret)
         #: None where nothing is limited: then no request asks Redis for anything.
         self.admission: Admission | None = None
         #: Changes virtual keys; None without them.
@@ -146,7 +147,7 @@ class Service:
 
     async def prepare(self) -> None:
         """What may wait for Redis, and never fails."""
-        if Caps(self.settings).any() or self.foundation.server_secret:
+        if self._limited:
             self.admission = await self.foundation.admit()
 
     def begin(self) -> None:
@@ -274,7 +275,8 @@ class Service:
             margin=settings.sticky.margin,
             rng=random.Random(),
         )
-        self._tariff = self._router.tariff()
+        if self._limited:
+            self._tariff = self._router.tariff()
 
     def _same_artifact(self, artifact: Artifact, before: "Service") -> bool:
         same = self.settings.policy.artifact == before.settings.policy.artifact

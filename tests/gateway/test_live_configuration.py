@@ -1,10 +1,12 @@
 """A change of the configuration's file takes effect while the gateway serves, and drops no request."""
 
 import asyncio
+import gc
 import json
 import shutil
 import signal
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from upstream import WAIT_S, Upstream, Wire, answers, hello_events, parse_events
 from router.errors import ConfigError, Conflict, PointsmanError
 
 CALLERS = 32
+CREDENTIAL = "admin-credential-marker"
 
 
 @pytest.fixture
@@ -85,6 +88,21 @@ def test_a_stream_ends_on_the_expert_and_at_the_price_that_it_began_with(
     spent = live.metric("pointsman_cost_usd_total", expert="large")
     assert spent == pytest.approx((11 * 10 + 2 * 30) / 1e6)
     assert live.chat("small").headers["x-pointsman-cost-usd"] == "0.000065000"
+
+
+def test_what_was_at_work_is_forgotten(live: Gateway, world: World) -> None:
+    earlier = []
+    for usd in range(4):
+        earlier.append(weakref.ref(live.service))
+        assert live.reload(world.having(experts=[priced(one, 3.0 + usd) for one in world.settings["experts"]]))
+        assert live.chat(stream=True).status_code == live.chat().status_code == 200
+
+    def forgotten() -> bool:
+        gc.collect()
+        return not any(service() for service in earlier)
+
+    until(forgotten, "forgetting them")
+    assert len(live.app.state.configuration._tasks) == 2, "those that follow changes"
 
 
 def asked(model: str, **more: Any) -> dict[str, Any]:
@@ -271,8 +289,9 @@ class Caller(threading.Thread):
 
 
 @pytest.fixture
-def serving(world: World, tmp_path: Path) -> Iterator[Running]:
-    world.settings["watch_s"] = 0.1
+def serving(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    monkeypatch.setenv("POINTSMAN_TEST_ADMIN", CREDENTIAL)
+    world.settings |= {"watch_s": 0.1, "auth": {"admin": {"env": "POINTSMAN_TEST_ADMIN"}}}
     running = Running("serve", "--config", written(tmp_path, world.settings), "--port", "0")
     yield running
     running.kill()
@@ -303,15 +322,28 @@ def test_changes_under_load_fail_no_request(serving: Running, world: World, tmp_
             (tmp_path / "pointsman.yaml").write_text(yaml.safe_dump(changed))
             if turn % 2:
                 serving.tell(signal.SIGHUP)
+            passing = {**extra, "name": f"passing-{turn}"}
+            admin(serving.url, "PUT", f"experts/{passing['name']}", passing)
+            names.add(passing["name"])
             until(lambda names=names: at_work(serving.url) == names, f"change {turn}")
             done = sum(caller.answered for caller in callers)
             until(lambda done=done: sum(caller.answered for caller in callers) > done + CALLERS, "answers")
+            admin(serving.url, "DELETE", f"experts/{passing['name']}")
     finally:
         over.set()
         for caller in callers:
             caller.join()
     assert not [failure for caller in callers for failure in caller.failed]
     assert serving.stop() == 0, serving.text
+    assert CREDENTIAL not in serving.text and "ERROR" not in serving.text
+
+
+def admin(url: str, method: str, path: str, body: Any = None) -> None:
+    headers = {"authorization": f"Bearer {CREDENTIAL}"}
+    answer = httpx.request(
+        method, f"{url}/admin/api/{path}", json=body, headers=headers, timeout=WAIT_S, trust_env=False
+    )
+    assert answer.status_code == 200, answer.text
 
 
 def at_work(url: str) -> set[str]:
