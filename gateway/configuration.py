@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from gateway.loading import artifact_folder
 from gateway.service import Service
 from router.artifact import HEADER
-from router.config import Settings, load_settings, secrets_of
+from router.config import ExpertSettings, Settings, load_settings, secrets_of
 from router.errors import ConfigError, Conflict, LedgerError, PointsmanError
 from router.experts.overlay import ExpertRegistry, Overlay, overlaid
 
@@ -183,6 +183,10 @@ class Configuration:
         with suppress(LedgerError):  # it is kept: what follows changes learns it soon
             await self.experts.refresh()
         return True
+
+    def in_file(self, name: str) -> ExpertSettings | None:
+        """The expert as the file has it."""
+        return next((one for one in self._file.experts if one.name == name), None)
 
     def _experts_changed(self) -> None:
         self._asked.set()

@@ -79,10 +79,11 @@ class ExpertOffice:
 
         async def keep(before: Overlay) -> bool:
             after = change(before).experts.get(name)
-            entry = {"who": who, "action": action, "before": _told(before.experts.get(name)), "after": _told(after)}
+            told = [self._told(name, record) for record in (before.experts.get(name), after)]
+            entry = {"who": who, "action": action, "name": name, "before": told[0], "after": told[1]}
             document = b"" if after is None else after.model_dump_json(exclude_unset=True).encode()
             return await self._registry.store.commit(
-                before.epoch, before.number, name, document, orjson.dumps({**entry, "name": name})
+                before.epoch, before.number, name, document, orjson.dumps(entry)
             )
 
         for _ in range(TRIES):
@@ -102,9 +103,10 @@ class ExpertOffice:
             "changed_by": None if record is None else record.changed_by,
         }
 
+    def _told(self, name: str, record: ExpertRecord | None) -> dict[str, Any] | None:
+        """As the audit log has it: the file's expert where the API says nothing of it."""
+        settings = self._configuration.in_file(name) if record is None else record.settings
+        return None if settings is None else masked(settings)
+
     def _names(self) -> str:
         return ", ".join(one.name for one in self._configuration.service.settings.experts)
-
-
-def _told(record: ExpertRecord | None) -> dict[str, Any] | None:
-    return None if record is None else masked(record.settings)

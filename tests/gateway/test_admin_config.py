@@ -147,6 +147,8 @@ def test_an_expert_of_the_file_is_overlaid_and_comes_back(live: Gateway, alone: 
     assert live.chat("small", headers=APP).headers["x-pointsman-cost-usd"] == "0.000015000"
     refused = admin(live, "DELETE", "experts/small")
     assert refused.status_code == 409 and "enabled: false" in refused.json()["error"]["message"]
+    told = done(live, "GET", "audit")["data"]
+    assert [[one[when]["price"]["input"] for when in ("before", "after")] for one in told] == [[100, 1], [1, 100]]
     done(live, "PUT", "experts/small", {**small, "enabled": False})
     assert not serves(live, "small") and serves(live, "large")
 
