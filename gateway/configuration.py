@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from gateway.loading import artifact_folder
 from gateway.service import Service
 from router.artifact import HEADER
 from router.config import ExpertSettings, Settings, load_settings, secrets_of
-from router.errors import ConfigError, Conflict, LedgerError, PointsmanError
+from router.errors import ConfigError, Conflict, PointsmanError
 from router.experts.overlay import ExpertRegistry, Overlay, overlaid
 
 #: What a running process has taken for good.
@@ -174,15 +174,15 @@ class Configuration:
         async with self._changing:
             await self.experts.refresh()
             before = self.experts.book
-            settings = overlaid(self._file, change(before))
+            after = change(before)
             try:
-                await self._take(settings, ADMIN_API, lambda: keep(before))
+                await self._take(overlaid(self._file, after), ADMIN_API, lambda: keep(before))
             except Outrun:
                 return False
+            if self.experts.book is before:  # not told of it yet: whoever is next must not take it back
+                self.experts.book = replace(after, number=before.number + 1)
             self._accept(EXPERTS)
-        with suppress(LedgerError):  # it is kept: what follows changes learns it soon
-            await self.experts.refresh()
-        return True
+            return True
 
     def in_file(self, name: str) -> ExpertSettings | None:
         """The expert as the file has it."""

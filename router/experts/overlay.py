@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -103,5 +102,5 @@ def _check_secrets(expert: ExpertSettings, settings: Settings) -> None:
         if expert.api_key is None:  # litellm would send the provider's key from the environment there
             raise ConfigError(f"{where}.api_base: give api_key too")
         urls = [expert.api_base]
-    if any("@" in urlsplit(url).netloc or "?" in url for url in urls):
+    if any("@" in url or "?" in url for url in urls):
         raise ConfigError(f"{where}: a user, a password or a query in a URL may be a secret")

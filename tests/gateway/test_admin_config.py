@@ -1,20 +1,24 @@
 """The configuration through the admin API: read back, read anew, and experts changed on every replica."""
 
 import json
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
 import yaml
 from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from redis import Redis
 from redis_process import RedisProcess
 from serving import Gateway, World, expert, until
 from upstream import refuses
 
 from gateway.config_command import config, experts
+from router.config import EndpointSettings, RemoteSettings, SimulatedSettings
 
 ADMIN = {"authorization": "Bearer admin-credential-marker"}
 AUTH = {"secret": {"env": "POINTSMAN_TEST_SECRET"}, "admin": {"name": "root", "env": "POINTSMAN_TEST_ADMIN"}}
@@ -181,6 +185,8 @@ def test_every_change_is_in_the_audit_log(live: Gateway, alone: World) -> None:
         ({"url": "http://user:pw@h/v1"}, "may be a secret"),
         ({"endpoints": [{"url": "http://h/v1?key=1"}], "url": None}, "may be a secret"),
         ({"tier": None, "like": "nobody"}, "nobody"),
+        ({"url": "http://["}, "experts.extra.url"),
+        ({"url": "http://h:99999/v1"}, "experts.extra.url"),
         ({"price": None}, "price"),
     ],
 )
@@ -251,11 +257,8 @@ def test_changes_at_the_same_time_are_all_kept(live: Gateway, alone: World) -> N
     def put(name: str, gateway: Gateway) -> None:
         done(gateway, "PUT", f"experts/{name}", {**extra(alone), "name": name})
 
-    threads = [threading.Thread(target=put, args=(name, (live, two)[i % 2])) for i, name in enumerate(names)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(names)) as at_once:
+        list(at_once.map(put, names, [live, two] * 3))
     for gateway in (live, two):
         until(lambda gateway=gateway: all(serves(gateway, name) for name in names), "all of them")
     assert len(done(live, "GET", "audit")["data"]) == len(names)
@@ -332,3 +335,40 @@ def test_the_commands(live: Gateway, alone: World, tmp_path: Path, monkeypatch: 
     assert "cannot read /nowhere" in str(refused.exception)
     refused = CliRunner().invoke(experts, ["set", str(file)])
     assert "expected one expert with a `name`" in str(refused.exception)
+
+
+JSON: Any = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+SECTIONS = [{"env": "HOME"}, {"file": "/etc/passwd"}, {"input": 0, "output": 0}, [{"url": "http://h"}], 1e308, -1]
+WORDS = (
+    "small",
+    "endpoint",
+    "simulated",
+    "remote",
+    "rerank",
+    "http://127.0.0.1:9/v1",
+    "http://[",
+    "http://h:99999",
+)
+LIKELY: Any = st.sampled_from([*WORDS, *SECTIONS])
+FIELDS = ("name", *EndpointSettings.model_fields, *RemoteSettings.model_fields, *SimulatedSettings.model_fields)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=st.sampled_from(["extra", "a/b", "auto", "%", "small", "é"]),
+    fields=st.dictionaries(st.sampled_from(FIELDS), JSON | LIKELY, max_size=3),
+)
+def test_no_body_of_whatever_shape_is_an_error_of_ours(
+    name: str, fields: dict[str, Any], live: Gateway, alone: World
+) -> None:
+    path = f"experts/{quote(name, safe='')}"
+    answer = admin(live, "PUT", path, {**extra(alone), "name": name, **fields})
+    assert answer.status_code < 500, answer.text
+    assert answer.status_code == 200 or answer.json()["error"]["message"], answer.text
+    if answer.status_code == 200:
+        done(live, "DELETE", path)
+    assert done(live, "GET", "config")["refused"] == []
