@@ -85,6 +85,7 @@ class Configuration:
         self._asked = asyncio.Event()
         self._asked_by: str | None = None  # to read the file too
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
         self.number = 1  # of this process's configurations
         self.since = time.time()
         self.origin = "start"
@@ -137,6 +138,8 @@ class Configuration:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        if self._closing:  # they may write what they owe
+            await asyncio.wait(self._closing)
         while self._living:
             await self._living.pop().close(self._living)
         if self.experts is not None:
@@ -163,7 +166,7 @@ class Configuration:
             self._file = settings
             return changed
 
-        return await self._attempt(FILE, origin, work())
+        return await self._attempt(FILE, origin, work)
 
     async def change_experts(self, change: Callable[[Overlay], Overlay], keep: Keep) -> bool:
         """Takes experts as `change` makes them once they are kept; False where others were first and they are not.
@@ -195,16 +198,16 @@ class Configuration:
         async def work() -> bool:
             return await self._take(self._with_experts(self._file), ADMIN_API)
 
-        return await self._attempt(EXPERTS, ADMIN_API, work())
+        return await self._attempt(EXPERTS, ADMIN_API, work)
 
     def _with_experts(self, settings: Settings) -> Settings:
         return settings if self.experts is None else overlaid(settings, self.experts.book)
 
-    async def _attempt(self, what: str, origin: str, work: Coroutine[Any, Any, bool]) -> bool:
+    async def _attempt(self, what: str, origin: str, work: Callable[[], Awaitable[bool]]) -> bool:
         """Runs one change, after those before it; notes where it is refused."""
         async with self._changing:
             try:
-                done = await work
+                done = await work()
             except PointsmanError as error:
                 self._refuse(what, origin, str(error))
                 raise
@@ -236,7 +239,7 @@ class Configuration:
         self._put_to_work(service)
         self.number, self.since, self.origin = self.number + 1, time.time(), origin
         service.metrics.config_changes.labels("taken").inc()
-        log.warning("configuration %d (%s) is at work; from: %s", self.number, self.digest, origin)
+        log.info("configuration %d (%s) is at work; from: %s", self.number, self.digest, origin)
         self._start(self._retire(before))
         return True
 
@@ -268,7 +271,9 @@ class Configuration:
     async def _retire(self, service: Service) -> None:
         await service.left()
         self._living.remove(service)
-        await service.close(self._living)
+        closing = asyncio.create_task(service.close(tuple(self._living)))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     async def _follow_changes(self) -> None:
         while True:

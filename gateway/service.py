@@ -17,7 +17,7 @@ from gateway.guarding import Guarding
 from gateway.loading import artifact_folder, build_expert, in_use, load_encoder, load_use
 from gateway.response_store import ResponseStore
 from router.artifact import Artifact, check_encoder, version_of
-from router.config import ExpertSettings, Settings, secrets_of
+from router.config import Secret, Settings, secrets_of
 from router.embedding import Encoder
 from router.errors import CALLERS_FAULT, ArtifactError, ConfigError
 from router.experts.base import Expert
@@ -36,13 +36,19 @@ from router.types import Entry, Usage
 T = TypeVar("T")
 
 
-def digest_of_secrets(settings: ExpertSettings) -> bytes:
-    """Of what an expert's secrets are now. Raises `ConfigError` for one that is missing; a disabled expert's is not
-    needed."""
-    if not settings.enabled:
-        return b""
-    said = "\0".join(secret.read(f"experts.{settings.name}.api_key") for secret in secrets_of(settings))
-    return hashlib.sha256(said.encode()).digest()
+def digests_of_secrets(settings: Settings) -> dict[str, bytes]:
+    """By expert, of what its secrets are now. One that is missing is told when the expert is opened."""
+
+    def said(secret: Secret) -> str:
+        try:
+            return secret.read("")
+        except ConfigError:
+            return ""
+
+    return {
+        one.name: hashlib.sha256("\0".join(map(said, secrets_of(one))).encode()).digest()
+        for one in settings.experts
+    }
 
 
 class Service:
@@ -62,7 +68,7 @@ class Service:
         self.started_at = base.started_at
         self._before = before
         self._made_of: dict[str, Any] = {}
-        self._secrets = {one.name: digest_of_secrets(one) for one in settings.experts}
+        self._secrets = digests_of_secrets(settings)
         self.pool = self._new_pool(PriceMap.installed())
         enabled = [spec for spec in self.pool.specs if spec.enabled]
         self.chat_experts = tuple(spec.name for spec in enabled if spec.serves == "chat")
@@ -121,13 +127,16 @@ class Service:
         assert self._artifact is not None
         return (
             settings == self.settings
-            and {one.name: digest_of_secrets(one) for one in settings.experts} == self._secrets
+            and digests_of_secrets(settings) == self._secrets
             and Keyring(settings.auth).same_as(self.keyring)
             and version_of(artifact_folder(settings.policy)) == self._artifact.version
         )
 
     def check(self) -> None:
-        """Whether the policy fits, with nothing opened. Raises our errors."""
+        """Whether secrets are there and the policy fits, with nothing opened. Raises our errors."""
+        for one in self.settings.experts:
+            for secret in secrets_of(one) if one.enabled else ():
+                secret.read(f"experts.{one.name}.api_key")
         load_use(self.settings.policy, [spec for spec in self.pool.specs if spec.serves == "chat"])
 
     async def open(self) -> None:

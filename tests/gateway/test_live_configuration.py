@@ -134,6 +134,21 @@ def test_a_new_price_forgets_no_rest_and_a_new_address_does(live: Gateway, world
     assert state(live) == "ok" and live.chat("large").status_code == 200
 
 
+def test_one_of_several_addresses_goes_on_resting(live: Gateway, world: World) -> None:
+    small, large = world.settings["experts"]
+    places = [{"url": large["url"]}, {"url": small["url"]}]
+    several = {key: value for key, value in large.items() if key != "url"} | {"endpoints": places}
+    assert live.reload(world.having(experts=[small, several]))
+    world.large.always = refuses(500)
+    until(lambda: live.chat("large").status_code == 200 and state(live) != "ok", "resting one")
+    assert live.reload(world.having(experts=[small, priced(several, 7.0)]))
+    assert state(live) == "1 of 2 endpoints resting"
+    assert live.reload(world.having(experts=[small, {**several, "endpoints": places[::-1]}]))
+    assert state(live) == "1 of 2 endpoints resting"
+    assert live.reload(world.having(experts=[small, {**several, "endpoints": places[1:]}]))
+    assert state(live) == "ok"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
