@@ -259,7 +259,7 @@ class Configuration:
         metrics.config_changes.labels("refused").inc()
         metrics.config_refused.set(1)
         if before is None or before.message != message:
-            log.error("%s of %s: refused, the configuration at work stays: %s", what, origin, message)
+            log.error("refused, the configuration at work stays (from: %s): %s", origin, message)
         self.refusals[what] = Refusal(time.time(), origin, message)
 
     def _accept(self, what: str) -> None:
@@ -293,7 +293,7 @@ class Configuration:
             before, seen = seen, await asyncio.to_thread(self._content, source)
             if seen == before and seen != tried:
                 tried = seen
-                await self._quietly(self.reload("a look at it"))
+                await self._quietly(self.reload("the file's change"))
 
     async def _quietly(self, work: Coroutine[Any, Any, bool]) -> None:
         try:

@@ -7,7 +7,7 @@ import shutil
 import signal
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import httpx
 import pytest
 import yaml
 from processes import Running, written
+from redis_process import RedisProcess
 from serving import HELLO, Gateway, World, expert, on, save_artifact, until
 from upstream import WAIT_S, Upstream, Wire, answers, hello_events, parse_events, refuses, said, streams
 
@@ -303,13 +304,28 @@ class Caller(threading.Thread):
         self.answered += 1
 
 
+Serve = Callable[[str], Running]
+
+
 @pytest.fixture
-def serving(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+def serve(
+    world: World, tmp_path: Path, redis_process: RedisProcess, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Serve]:
+    """Starts gateways in processes of their own, each with a file and all with one Redis."""
     monkeypatch.setenv("POINTSMAN_TEST_ADMIN", CREDENTIAL)
-    world.settings |= {"watch_s": 0.1, "auth": {"admin": {"env": "POINTSMAN_TEST_ADMIN"}}}
-    running = Running("serve", "--config", written(tmp_path, world.settings), "--port", "0")
-    yield running
-    running.kill()
+    auth = {"admin": {"env": "POINTSMAN_TEST_ADMIN"}}
+    world.settings |= {"watch_s": 0.1, "auth": auth, "ledger": {"url": redis_process.url}}
+    started: list[Running] = []
+
+    def start(name: str) -> Running:
+        (tmp_path / name).mkdir()
+        config = written(tmp_path / name, world.settings)
+        started.append(Running("serve", "--config", config, "--port", "0"))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.kill()
 
 
 async def slow(wire: Wire) -> None:
@@ -321,7 +337,8 @@ async def slow(wire: Wire) -> None:
         await answers()(wire)
 
 
-def test_changes_under_load_fail_no_request(serving: Running, world: World, tmp_path: Path) -> None:
+def test_changes_under_load_fail_no_request(serve: Serve, world: World, tmp_path: Path) -> None:
+    serving = serve("one")
     world.small.always = world.large.always = slow
     small, large = world.settings["experts"]
     extra = expert("extra", world.large.url, tier="large")
@@ -334,7 +351,8 @@ def test_changes_under_load_fail_no_request(serving: Running, world: World, tmp_
             experts = ([small, large], [small, extra], [priced(small, turn), large, extra])[turn % 3]
             names = {one["name"] for one in experts}
             changed = {**world.settings, "experts": experts, "limits": {"attempts": 2 + turn % 2}}
-            (tmp_path / "pointsman.yaml").write_text(yaml.safe_dump(changed))
+            (tmp_path / "next").write_text(yaml.safe_dump(changed))
+            (tmp_path / "next").replace(tmp_path / "one" / "pointsman.yaml")
             if turn % 2:
                 serving.tell(signal.SIGHUP)
             passing = {**extra, "name": f"passing-{turn}"}
@@ -367,9 +385,9 @@ def at_work(url: str) -> set[str]:
 
 
 def test_a_half_written_file_is_refused_and_the_whole_one_is_taken(
-    serving: Running, world: World, tmp_path: Path
+    serve: Serve, world: World, tmp_path: Path
 ) -> None:
-    path = tmp_path / "pointsman.yaml"
+    serving, path = serve("one"), tmp_path / "one" / "pointsman.yaml"
     extra = expert("extra", world.large.url, tier="large")
     whole = yaml.safe_dump({**world.settings, "experts": [*world.settings["experts"], extra]})
     path.write_text(whole[: whole.index("name: extra") + 3])
@@ -378,3 +396,17 @@ def test_a_half_written_file_is_refused_and_the_whole_one_is_taken(
     path.write_text(whole)
     until(lambda: at_work(serving.url) == {"small", "large", "extra"}, "the whole file")
     assert serving.stop() == 0 and "refused" in serving.text
+
+
+def test_replicas_in_processes_of_their_own_take_an_expert_and_so_does_one_that_starts_later(
+    serve: Serve, world: World
+) -> None:
+    one, two = serve("one"), serve("two")
+    everyone = {"small", "large", "extra"}
+    admin(one.url, "PUT", "experts/extra", expert("extra", world.large.url, tier="large"))
+    assert at_work(one.url) == everyone
+    until(lambda: at_work(two.url) == everyone, "the other replica")
+    assert at_work(serve("three").url) == everyone
+    admin(two.url, "DELETE", "experts/extra")
+    until(lambda: at_work(one.url) == {"small", "large"}, "letting it go")
+    assert one.stop() == two.stop() == 0
