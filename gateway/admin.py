@@ -10,6 +10,7 @@ from gateway.exchange import Exchange
 from gateway.surfaces import In, answer
 from gateway.wire import read_body
 from router.errors import Conflict, InvalidRequest, UnknownRecord
+from router.experts.overlay import ExpertRegistry
 from router.keys.office import DAY_S, KeyOffice, find_key, find_team
 from router.keys.records import KeyRecord, KeySpec, TeamRecord, TeamSpec, shown
 
@@ -187,7 +188,7 @@ async def delete_team(name: str, office: Office, exchange: Admin) -> Response:
 
 
 @api.get("/audit")
-async def audit(office: Office, exchange: Admin, request: Request) -> Response:
+async def audit(exchange: Admin, request: Request) -> Response:
     """Who changed what and when, newest first: `?limit=` entries, those before `?before=`, an entry's id."""
     _known(request, "limit", "before")
     limit, before = request.query_params.get("limit", str(AUDIT_COUNT)), request.query_params.get("before")
@@ -195,7 +196,8 @@ async def audit(office: Office, exchange: Admin, request: Request) -> Response:
         raise InvalidRequest(f"limit: expected 1 to {AUDIT_COUNT_MOST}, got {limit[:100]!r}", param="limit")
     if before is not None and not _ENTRY.fullmatch(before):
         raise InvalidRequest(f"before: expected an entry's id, got {before[:100]!r}", param="before")
-    return answer({"object": "list", "data": await office.audit(int(limit), before)}, exchange)
+    experts: ExpertRegistry = request.app.state.configuration.experts
+    return answer({"object": "list", "data": await experts.store.audit(int(limit), before)}, exchange)
 
 
 def _only(body: dict[str, Any], *fields: str) -> None:

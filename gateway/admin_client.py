@@ -36,6 +36,9 @@ class AdminClient:
     def patch(self, *path: str, body: dict[str, Any]) -> Any:
         return self._ask("PATCH", path, body, {})
 
+    def put(self, *path: str, body: dict[str, Any]) -> Any:
+        return self._ask("PUT", path, body, {})
+
     def delete(self, *path: str) -> Any:
         return self._ask("DELETE", path, None, {})
 

@@ -10,22 +10,22 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from gateway import admin, feedback, spending
+from gateway import admin, admin_config, feedback, spending
 from gateway.chat import Chat
 from gateway.completions import Completions
+from gateway.configuration import Configuration, Source
 from gateway.errors import Failure, describe, failure, internal
 from gateway.exchange import Exchange
 from gateway.messages import Messages, anthropic_failure
 from gateway.responses import Responses
 from gateway.service import Service
 from gateway.stored import stored
-from gateway.surfaces import api
+from gateway.surfaces import SERVICE, api
 from gateway.translation import Translated
 from gateway.wire import ClientGone
 from router.config import Settings
 from router.errors import PointsmanError
 from router.experts.pool import PoolError
-from router.ledger.spending import Spending
 
 log = logging.getLogger("pointsman")
 CHAT_PATH = "/v1/chat/completions"
@@ -39,10 +39,19 @@ class Application(FastAPI):
     """FastAPI with the paths of `asked` taken out in front of it, before its middlewares: they are the hot path."""
 
     asked: Mapping[str, Any]  # the path of a POST -> its ASGI application
+    service: Service  # of the requests to come; each keeps its own to its end
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        own = self.asked.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
-        await (own or self._other)(scope, receive, send)
+        if scope["type"] != "http":
+            await self._other(scope, receive, send)
+            return
+        own = self.asked.get(scope["path"]) if scope["method"] == "POST" else None
+        service = scope[SERVICE] = self.service
+        service.enter()
+        try:
+            await (own or self._other)(scope, receive, send)
+        finally:
+            service.leave()
 
     async def _other(self, scope: Any, receive: Any, send: Any) -> None:
         try:
@@ -53,33 +62,40 @@ class Application(FastAPI):
                 raise
 
 
-def create_app(settings: Settings) -> Application:
-    """Raises `ConfigError` for secrets and prices that are missing; opening, in the lifespan, raises the rest."""
-    service = Service(settings)
+def create_app(settings: Settings, source: Source | None = None) -> Application:
+    """`source` is the file that the settings were read from, where they may be read anew.
+
+    Raises `ConfigError` for secrets and prices that are missing; opening, in the lifespan, raises the rest.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await service.open()
+        await configuration.open()
         try:
             yield
         finally:
-            await service.close()
+            await configuration.close()
+
+    def put_to_work(service: Service) -> None:
+        app.service = service
+        app.asked = {
+            CHAT_PATH: Chat(service),
+            MESSAGES_PATH: Translated(service, Messages),
+            COMPLETIONS_PATH: Translated(service, Completions),
+            RESPONSES_PATH: Translated(service, partial(Responses, store=service.responses)),
+        }
 
     app = Application(title="Pointsman", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.state.service = service
-    app.state.spending = Spending(service.ledger.client, service.ledger.status().server)
-    app.asked = {
-        CHAT_PATH: Chat(service),
-        MESSAGES_PATH: Translated(service, Messages),
-        COMPLETIONS_PATH: Translated(service, Completions),
-        RESPONSES_PATH: Translated(service, partial(Responses, store=service.responses)),
-    }
+    configuration = app.state.configuration = Configuration(settings, source, put_to_work)
     app.include_router(api)
     app.include_router(feedback.api)
     app.include_router(spending.own)
     if settings.auth.admin:
         app.include_router(spending.api)
-    app.include_router(admin.api if settings.auth.admin else admin.off)
+        app.include_router(admin.api)
+        app.include_router(admin_config.api)
+    else:
+        app.include_router(admin.off)
     app.include_router(stored)
     app.add_exception_handler(PointsmanError, _ours)
     app.add_exception_handler(PoolError, _ours)
@@ -105,7 +121,7 @@ def _log(request: Request, exchange: Exchange, level: int, what: str) -> None:
 
 def _respond(request: Request, answer: Failure) -> Response:
     exchange = _exchange(request)
-    service: Service = request.app.state.service
+    service: Service = request.scope[SERVICE]
     surface = request.url.path.removeprefix("/v1/")
     if surface in SURFACES:
         service.metrics.answered(surface, "", answer.status)

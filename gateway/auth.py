@@ -52,6 +52,12 @@ class Keyring:
         self._anyone = not settings.keys and settings.secret is None
         self._learned = settings.secret is None
 
+    def same_as(self, other: "Keyring") -> bool:
+        """Whether it has the same configured keys and credentials."""
+        return (self.server_secret, self._configured, self._admins) == (
+            other.server_secret, other._configured, other._admins,
+        )  # fmt: skip
+
     def learn(self, book: Book) -> None:
         """The virtual keys, from now on. One of a team that is not there lets nobody in."""
         callers: dict[bytes, Caller] = {}

@@ -30,12 +30,14 @@ def _settings(config: Path | None, **overrides: Any) -> "Settings":
 @click.option("--port", "-p", type=click.IntRange(0, 65_535), help="overrides the configuration's; 0: any free one")
 def serve(config: Path, host: str | None, port: int | None) -> None:
     """Starts the gateway."""
+    from gateway.configuration import Source
     from gateway.server import run
 
     def ready(url: str, policy: str) -> None:
         click.echo(f"pointsman is ready on {url} (policy {policy})")
 
-    run(_settings(config, host=host, port=port), ready)
+    overrides = {"host": host, "port": port}
+    run(_settings(config, **overrides), ready, Source(config, overrides))
 
 
 @click.command()

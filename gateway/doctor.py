@@ -10,7 +10,7 @@ from rich.text import Text
 
 from gateway.auth import Keyring
 from gateway.guarding import Guarding
-from gateway.service import build_expert, load_encoder, load_use
+from gateway.loading import build_expert, load_encoder, load_use
 from router.artifact import Artifact
 from router.config import ExpertSettings, Settings
 from router.errors import PointsmanError

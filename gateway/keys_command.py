@@ -5,30 +5,12 @@ from typing import Any
 import click
 
 from gateway.admin_client import AdminClient
+from gateway.command_output import print_json, print_table
 from gateway.key_options import limited, reaching, read_overlap, spoken
 
 
 def _given(caps: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value not in (None, ())} | caps
-
-
-def _print(data: Any) -> None:
-    import json
-
-    click.echo(json.dumps(data, indent=2))
-
-
-def _table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None)
-    for column in columns:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*(Text(str(row[column] or "")) for column in columns))
-    Console().print(table)
 
 
 def _announce(key: dict[str, Any]) -> None:
@@ -59,7 +41,7 @@ def create_key(client: AdminClient, name: str, caps: dict[str, Any], **fields: A
 def list_keys(client: AdminClient, team: str | None, as_json: bool) -> None:
     """All keys, newest first."""
     found = client.get("keys", team=team)["data"]
-    _print(found) if as_json else _table(found, ("id", "name", "owner", "team", "status", "expires_at"))
+    print_json(found) if as_json else print_table(found, ("id", "name", "owner", "team", "status", "expires_at"))
 
 
 @keys.command("show")
@@ -67,7 +49,7 @@ def list_keys(client: AdminClient, team: str | None, as_json: bool) -> None:
 @reaching
 def show_key(client: AdminClient, key: str) -> None:
     """All there is to know of a KEY, by its id or name."""
-    _print(client.get("keys", key))
+    print_json(client.get("keys", key))
 
 
 @keys.command("update")
@@ -79,7 +61,7 @@ def show_key(client: AdminClient, key: str) -> None:
 @limited
 def update_key(client: AdminClient, key: str, clear: tuple[str, ...], caps: dict[str, Any], **fields: Any) -> None:
     """Replaces what the options name of a KEY."""
-    _print(client.patch("keys", key, body=dict.fromkeys(clear) | _given(caps, fields)))
+    print_json(client.patch("keys", key, body=dict.fromkeys(clear) | _given(caps, fields)))
 
 
 @keys.command("rotate")
@@ -107,7 +89,7 @@ def revoke_key(client: AdminClient, key: str) -> None:
 @reaching
 def audit(client: AdminClient, limit: int) -> None:
     """Who changed what and when, newest first."""
-    _print(client.get("audit", limit=limit)["data"])
+    print_json(client.get("audit", limit=limit)["data"])
 
 
 @click.group()
@@ -121,7 +103,7 @@ def teams() -> None:
 @limited
 def create_team(client: AdminClient, name: str, caps: dict[str, Any], **fields: Any) -> None:
     """Makes the team NAME."""
-    _print(client.post("teams", body={"name": name, **_given(caps, fields)}))
+    print_json(client.post("teams", body={"name": name, **_given(caps, fields)}))
 
 
 @teams.command("list")
@@ -130,7 +112,7 @@ def create_team(client: AdminClient, name: str, caps: dict[str, Any], **fields: 
 def list_teams(client: AdminClient, as_json: bool) -> None:
     """All teams."""
     found = client.get("teams")["data"]
-    _print(found) if as_json else _table(found, ("name", "owner", "created_at"))
+    print_json(found) if as_json else print_table(found, ("name", "owner", "created_at"))
 
 
 @teams.command("show")
@@ -138,7 +120,7 @@ def list_teams(client: AdminClient, as_json: bool) -> None:
 @reaching
 def show_team(client: AdminClient, name: str) -> None:
     """All there is to know of the team NAME."""
-    _print(client.get("teams", name))
+    print_json(client.get("teams", name))
 
 
 @teams.command("update")
@@ -150,7 +132,7 @@ def update_team(
     client: AdminClient, name: str, clear: tuple[str, ...], caps: dict[str, Any], **fields: Any
 ) -> None:
     """Replaces what the options name of the team NAME."""
-    _print(client.patch("teams", name, body=dict.fromkeys(clear) | _given(caps, fields)))
+    print_json(client.patch("teams", name, body=dict.fromkeys(clear) | _given(caps, fields)))
 
 
 @teams.command("delete")

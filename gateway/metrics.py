@@ -22,7 +22,7 @@ class ExpertMetrics:
 
 
 class Metrics:
-    def __init__(self, experts: Iterable[str]) -> None:
+    def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
         self.requests = Counter(
             "pointsman_requests", "Answered requests", ["surface", "expert", "status"], registry=registry
@@ -48,27 +48,36 @@ class Metrics:
         self.in_flight = Gauge("pointsman_in_flight", "Requests under way", registry=registry)
         self._ledger_up = Gauge("pointsman_ledger_up", "1 while the ledger answers", registry=registry)
         self._ledger_owed = Gauge("pointsman_ledger_owed", "Records not yet in the ledger", registry=registry)
-        tokens = Counter("pointsman_tokens", "Tokens by expert", ["expert", "kind"], registry=registry)
-        cost = Counter("pointsman_cost_usd", "Spend by expert", ["expert"], registry=registry)
-        ttft = Histogram(
+        self.config_changes = Counter(
+            "pointsman_config_changes", "Changes of the configuration", ["result"], registry=registry
+        )
+        self.config_refused = Gauge(
+            "pointsman_config_refused", "1 while the newest configuration is not at work", registry=registry
+        )
+        self._tokens = Counter("pointsman_tokens", "Tokens by expert", ["expert", "kind"], registry=registry)
+        self._cost = Counter("pointsman_cost_usd", "Spend by expert", ["expert"], registry=registry)
+        self._ttft = Histogram(
             "pointsman_first_byte_seconds",
             "Time to an expert's first byte",
             ["expert"],
             buckets=LATENCY_BUCKETS,
             registry=registry,
         )
-        self._tokens = tokens
-        self._experts = {
-            name: ExpertMetrics(
-                input_tokens=tokens.labels(name, "input"),
-                cached_tokens=tokens.labels(name, "cached"),
-                output_tokens=tokens.labels(name, "output"),
-                cost_usd=cost.labels(name),
-                ttft_s=ttft.labels(name),
-            )
-            for name in experts
-        }
+        self._watched: dict[str, tuple[Gauge, Gauge]] = {}
+        self._experts: dict[str, ExpertMetrics] = {}
         self._answered: dict[tuple[str, str, int], Counter] = {}
+
+    def know(self, experts: Iterable[str]) -> None:
+        """Experts whose figures are shown from now on; those of others stay."""
+        for name in experts:
+            if name not in self._experts:
+                self._experts[name] = ExpertMetrics(
+                    input_tokens=self._tokens.labels(name, "input"),
+                    cached_tokens=self._tokens.labels(name, "cached"),
+                    output_tokens=self._tokens.labels(name, "output"),
+                    cost_usd=self._cost.labels(name),
+                    ttft_s=self._ttft.labels(name),
+                )
 
     def answered(self, surface: str, expert: str, status: int) -> None:
         """Counts one answer; `expert` is empty where none was called."""
@@ -100,12 +109,17 @@ class Metrics:
         self._watch("pointsman_settlements", owed, dropped)
 
     def watch_decisions(self, owed: Callable[[], int], dropped: Callable[[], int]) -> None:
-        """Only where decisions are logged."""
+        """Only where decisions are logged; those of the last log that was begun."""
         self._watch("pointsman_decision_rows", owed, dropped)
 
     def _watch(self, name: str, owed: Callable[[], int], dropped: Callable[[], int]) -> None:
-        Gauge(f"{name}_owed", "Not yet in Redis.", registry=self._registry).set_function(lambda: float(owed()))
-        Gauge(f"{name}_dropped", "Found no room.", registry=self._registry).set_function(lambda: float(dropped()))
+        if name not in self._watched:
+            self._watched[name] = (
+                Gauge(f"{name}_owed", "Not yet in Redis.", registry=self._registry),
+                Gauge(f"{name}_dropped", "Found no room.", registry=self._registry),
+            )
+        for gauge, figure in zip(self._watched[name], (owed, dropped), strict=True):
+            gauge.set_function(figure)
 
     def text(self) -> bytes:
         return generate_latest(self._registry)

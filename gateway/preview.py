@@ -11,7 +11,7 @@ from rich.table import Table
 from gateway.chat_request import MESSAGE_TOKENS, ChatRequest
 from gateway.deciding import decision_json
 from gateway.guarding import Guarding
-from gateway.service import load_encoder, load_use
+from gateway.loading import load_encoder, load_use
 from router.config import Settings
 from router.errors import ConfigError
 from router.experts.prices import PriceMap, describe

@@ -4,14 +4,13 @@ import asyncio
 import gc
 import logging
 import math
+import signal
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
-
-from gateway.app import create_app
-from gateway.service import Service
+from gateway.app import Application, create_app
+from gateway.configuration import Source
 from router.config import Settings
 from router.errors import ConfigError
 
@@ -21,38 +20,44 @@ if TYPE_CHECKING:
 BACKLOG = 2048
 
 
-def run(settings: Settings, on_ready: Callable[[str, str], None]) -> None:
-    """Serves until a signal ends it. `on_ready` gets the URL and the policy's label. Raises our errors."""
+def run(settings: Settings, on_ready: Callable[[str, str], None], source: Source | None = None) -> None:
+    """Serves until a signal ends it. `on_ready` gets the URL and the policy's label. Raises our errors.
+
+    `source` is the file that the settings were read from: it is read anew on SIGHUP, and when it changes.
+    """
     import uvloop
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, on_ready))
+        runner.run(_serve(settings, on_ready, source))
 
 
-async def _serve(settings: Settings, on_ready: Callable[[str, str], None]) -> None:
+async def _serve(settings: Settings, on_ready: Callable[[str, str], None], source: Source | None) -> None:
     bound = bind(settings.host, settings.port)
-    app = create_app(settings)
+    app = create_app(settings, source)
     # the lifespan is entered here and not by uvicorn, so that an error of ours stays one
     async with app.router.lifespan_context(app):
         calm_collector()
         host, port = bound.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         bound.listen(BACKLOG)  # before anyone is told: who connects at once is kept waiting, not refused
-        on_ready(f"http://{shown}:{port}", app.state.service.router.use.label)
+        if source is not None:
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGHUP, app.state.configuration.ask, "SIGHUP")
+        on_ready(f"http://{shown}:{port}", app.service.router.use.label)
         await http_server(app).serve(sockets=[bound])
 
 
-def http_server(app: FastAPI) -> "uvicorn.Server":
+def http_server(app: Application) -> "uvicorn.Server":
     """A server for an application whose lifespan is entered already."""
     import uvicorn
 
     from gateway.protocol import Protocol, Server
 
-    service: Service = app.state.service
+    foundation, drain_s = app.service.foundation, app.service.settings.limits.drain_s
 
     def stopping() -> None:
-        service.draining = True
+        foundation.draining = True
 
     return Server(
         uvicorn.Config(
@@ -65,7 +70,7 @@ def http_server(app: FastAPI) -> "uvicorn.Server":
             server_header=False,
             log_level="warning",
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=math.ceil(service.settings.limits.drain_s),
+            timeout_graceful_shutdown=math.ceil(drain_s),
         ),
         stopping,
     )

@@ -1,113 +1,75 @@
-"""Everything a running gateway holds, opened and closed together. `create_app` builds one."""
+"""One configuration at work: its experts, policy, guards and keys, on the `Foundation` that outlives it.
+
+A request sees one `Service` from its beginning to its end. The next one takes over from the one before it what the
+change leaves as it is: experts with their connections and health, policy, encoder, stores (`before`).
+"""
 
 import asyncio
+import hashlib
 import random
-import time
-from collections.abc import Collection, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, TypeVar
 
 from gateway.auth import ANONYMOUS, Keyring
 from gateway.caching import Cache
+from gateway.foundation import Foundation
 from gateway.guarding import Guarding
-from gateway.metrics import Metrics
+from gateway.loading import artifact_folder, build_expert, in_use, load_encoder, load_use
 from gateway.response_store import ResponseStore
-from policies import default_artifact, load_policy
-from router.artifact import Artifact, check_encoder
-from router.config import (
-    EncoderSettings,
-    EndpointSettings,
-    ExpertSettings,
-    PolicySettings,
-    RemoteSettings,
-    Settings,
-    SimulatedSettings,
-)
+from router.artifact import Artifact, check_encoder, version_of
+from router.config import Secret, Settings, secrets_of
 from router.embedding import Encoder
-from router.errors import CALLERS_FAULT, ConfigError, PointsmanError
-from router.expert_names import columns
+from router.errors import CALLERS_FAULT, ArtifactError, ConfigError
 from router.experts.base import Expert
 from router.experts.pool import Pool
-from router.experts.prices import PriceMap, describe
+from router.experts.prices import PriceMap
 from router.keys.office import KeyOffice
-from router.keys.registry import Book, KeyRegistry
 from router.ledger.admission import Admission
 from router.ledger.caps import Caps
 from router.ledger.decisions import Decisions
-from router.ledger.lease import Leases
-from router.ledger.ledger import Ledger
 from router.ledger.pace import Pace
 from router.ledger.sessions import Sessions
-from router.router import PolicyInUse, Router
-from router.types import Entry, ExpertSpec, Payer, Usage
+from router.pacing import Tariff
+from router.router import Router
+from router.types import Entry, Payer, Usage
+
+T = TypeVar("T")
 
 
-def build_expert(settings: ExpertSettings, prices: PriceMap, connections: int) -> list[Expert]:
-    """The expert of one entry of the configuration, address by address. Raises `ConfigError` without a price."""
-    spec = describe(settings, prices)
-    if isinstance(settings, EndpointSettings):
-        from router.experts.endpoint import EndpointExpert
+def digests_of_secrets(settings: Settings) -> dict[str, bytes]:
+    """By expert, of what its secrets are now. One that is missing is told when the expert is opened."""
 
-        addresses = range(len(settings.places()))
-        return [EndpointExpert(settings, spec, connections=connections, index=index) for index in addresses]
-    if isinstance(settings, RemoteSettings):
-        from router.experts.remote import RemoteExpert
+    def said(secret: Secret) -> str:
+        try:
+            return secret.read("")
+        except ConfigError:
+            return ""
 
-        return [RemoteExpert(settings, spec)]
-    assert isinstance(settings, SimulatedSettings)
-    from router.experts.simulated import SimulatedExpert
-
-    return [SimulatedExpert(settings, spec)]
-
-
-def load_use(settings: PolicySettings, specs: Sequence[ExpertSpec]) -> tuple[PolicyInUse, Artifact]:
-    """The configured policy, mapped onto the pool's chat experts. Raises `ArtifactError` or `ConfigError`."""
-    folder = default_artifact() if settings.artifact == "default" else Path(settings.artifact)
-    policy, artifact = load_policy(folder)
-    use = PolicyInUse(
-        policy=policy,
-        version=artifact.version,
-        columns=columns(artifact.experts, specs),
-        reference=artifact.reference,
-        trial=artifact.trial,
-    )
-    return use, artifact
-
-
-def load_encoder(settings: EncoderSettings, artifact: Artifact) -> Encoder | None:
-    """The encoder that the artifact was trained with; None for a policy that never reads the query."""
-    if artifact.encoder is None:
-        return None
-    encoder = Encoder(settings)
-    try:
-        encoder.load()
-        check_encoder(artifact, encoder.name, encoder.revision, encoder.dimension)
-    except PointsmanError:
-        encoder.close()  # its thread must not outlive it into the interpreter's end
-        raise
-    return encoder
+    return {
+        one.name: hashlib.sha256("\0".join(map(said, secrets_of(one))).encode()).digest()
+        for one in settings.experts
+    }
 
 
 class Service:
-    """Building one reads the configuration's secrets and prices; `open` starts what runs."""
+    """Building one reads the configuration's secrets and prices; `open` loads the policy and opens the experts, and
+    `begin` puts it to work."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, foundation: Foundation | None = None, before: "Service | None" = None
+    ) -> None:
+        """`before` is the one at work now, open. Raises `ConfigError`."""
         self.settings = settings
         self.keyring = Keyring(settings.auth)
-        prices = PriceMap.installed()
-        limits = settings.limits
-        self.ledger = Ledger(settings.ledger)
-        self.leases = Leases(self.ledger.client)
-        self.pool = Pool(
-            (one for expert in settings.experts for one in build_expert(expert, prices, limits.connections)),
-            zone=settings.zone,
-            retries=limits.retries,
-            hedge={
-                one.name: share
-                for one in settings.experts
-                if one.serves == "chat" and (share := one.hedge or limits.hedge) is not None
-            },
-            lease=self.leases.take,
-        )
+        self.foundation = base = foundation or Foundation(settings, self.keyring)
+        if self.keyring.server_secret != base.server_secret:
+            raise ConfigError("auth.secret: what it is cannot change without a restart")
+        self.ledger, self.metrics, self.registry = base.ledger, base.metrics, base.registry
+        self.started_at = base.started_at
+        self._before = before
+        self._made_of: dict[str, Any] = {}
+        self._secrets = digests_of_secrets(settings)
+        self.pool = self._new_pool(PriceMap.installed())
         enabled = [spec for spec in self.pool.specs if spec.enabled]
         self.chat_experts = tuple(spec.name for spec in enabled if spec.serves == "chat")
         self.embedding_experts = tuple(spec.name for spec in enabled if spec.serves == "embeddings")
@@ -117,94 +79,129 @@ class Service:
         if not self.chat_experts:
             raise ConfigError("experts: none of them serves chat and is enabled")
         self.guarding = Guarding(settings.guards, self.pool.specs) if settings.guards else None
-        self.metrics = Metrics(self.pool.experts)
+        connect, wait_s = base.ledger.client, base.wait_s
         #: None where no cache is configured.
-        self.cache = (
-            Cache(settings.cache, self.ledger.client, settings.ledger.wait_ms / 1e3) if settings.cache else None
+        self.cache: Cache | None = self._kept(
+            "cache", settings.cache, lambda given: Cache(given, connect, wait_s) if given else None
         )
-        self._caps = caps = Caps(settings)
-        server_secret = self.keyring.server_secret
-        #: None where nothing is limited: then no request asks Redis for anything.
-        self.admission = (
-            Admission(
-                caps, self.ledger.client, settings.ledger.wait_ms / 1e3, self.ledger.spool_folder("settlements")
-            )
-            if caps.any() or server_secret
-            else None
+        self.responses: ResponseStore = self._kept(
+            "responses",
+            (settings.responses, settings.limits.body_bytes),
+            lambda given: ResponseStore(given[0], connect, lambda: base.ledger.degraded, given[1]),
         )
-        #: None without virtual keys, as is `office`, which changes them.
-        self.registry = (
-            KeyRegistry(self.ledger.client, self.ledger.status().server, server_secret, self._keys_changed)
-            if server_secret
-            else None
+        self.sessions: Sessions = self._kept(
+            "sessions", settings.policy.sticky, lambda given: Sessions(given, connect, wait_s)
         )
-        self.office: KeyOffice | None = None
-        self.responses = ResponseStore(
-            settings.responses, self.ledger.client, lambda: self.ledger.degraded, settings.limits.body_bytes
-        )
-        self.sessions = Sessions(settings.policy.sticky, self.ledger.client, settings.ledger.wait_ms / 1e3)
         #: None where no decisions are logged.
-        self.decisions = Decisions(settings.decisions, self.ledger.client) if settings.decisions else None
-        if (logged := self.decisions) is not None:
-            self.metrics.watch_decisions(lambda: logged.owed, lambda: logged.dropped)
-        if (admission := self.admission) is not None:
-            self.metrics.watch_settlements(lambda: admission.owed, lambda: admission.dropped)
-        self.metrics.watch_ledger(lambda: not self.ledger.degraded, lambda: self.ledger.owed)
+        self.decisions: Decisions | None = self._kept(
+            "decisions", settings.decisions, lambda given: Decisions(given, connect) if given else None
+        )
+        self._limited = Caps(settings).any() or bool(base.server_secret)
+        #: None where nothing is limited: then no request asks Redis for anything.
+        self.admission: Admission | None = None
+        #: Changes virtual keys; None without them.
+        self.office: KeyOffice | None = None
         self.pace: Pace | None = None
         self.encoder: Encoder | None = None
-        self.ready = False
-        self.draining = False  # told to stop: what is under way is finished, and balancers shall look elsewhere
-        self.started_at = int(time.time())
         self._router: Router | None = None
+        self._artifact: Artifact | None = None
+        self._tariff: Tariff | None = None
+        self.under_way = 0  # requests
+        self._left: asyncio.Event | None = None
+
+    @property
+    def ready(self) -> bool:
+        return self.foundation.ready
+
+    @property
+    def draining(self) -> bool:
+        return self.foundation.draining
 
     @property
     def router(self) -> Router:
         assert self._router is not None, "the service is not open"
         return self._router
 
+    def is_at_work_with(self, settings: Settings) -> bool:
+        """Whether these settings, and the files that they name, are what it was built from. Raises our errors."""
+        assert self._artifact is not None
+        return (
+            settings == self.settings
+            and digests_of_secrets(settings) == self._secrets
+            and Keyring(settings.auth).same_as(self.keyring)
+            and version_of(artifact_folder(settings.policy)) == self._artifact.version
+        )
+
+    def check(self) -> None:
+        """Whether secrets are there and the policy fits, with nothing opened. Raises our errors."""
+        for one in self.settings.experts:
+            for secret in secrets_of(one) if one.enabled else ():
+                secret.read(f"experts.{one.name}.api_key")
+        load_use(self.settings.policy, [spec for spec in self.pool.specs if spec.serves == "chat"])
+
     async def open(self) -> None:
         """Raises one of our errors, with everything that had been opened closed again."""
         loading = asyncio.create_task(asyncio.to_thread(self._load))
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self.ledger.open())
                 group.create_task(self.pool.open())
                 await asyncio.shield(loading)
-            if self.registry is not None:
-                await self.registry.open()
         except BaseException as error:
             # no thread can be stopped midway: what it opens is there to be closed once it has ended
             await asyncio.wait({loading})
-            await self.close()
+            await self.close(() if self._before is None else (self._before,))
             if isinstance(error, ExceptionGroup):
                 raise error.exceptions[0] from None
             raise
-        if self.admission is not None:
-            await self.admission.open()
-        if self.decisions is not None:
-            self.decisions.open()
+
+    async def prepare(self) -> None:
+        """What may wait for Redis, and never fails."""
+        if self._limited:
+            self.admission = await self.foundation.admit()
+
+    def begin(self) -> None:
+        """From now on the foundation goes by this one's settings."""
+        base, before, self._before = self.foundation, self._before, None
+        base.metrics.know(self.pool.experts)
+        base.configure(self.settings, self.keyring)
+        if self.admission is not None and self._tariff is not None:
+            earlier = None if before is None else before.pace
+            self.pace = earlier.by(self._tariff) if earlier else Pace(self._tariff, self.admission.shares)
+        if (logged := self.decisions) is not None and (before is None or before.decisions is not logged):
+            logged.open()
+            base.metrics.watch_decisions(lambda: logged.owed, lambda: logged.dropped)
         if self.registry is not None:
             reserved = {key.name for key in self.settings.auth.keys} | {ANONYMOUS}
-            self.office = KeyOffice(self.registry, self.keyring.server_secret, self.models(), reserved)
-        self.ready = True
+            self.office = KeyOffice(self.registry, base.server_secret, self.models(), reserved)
 
-    async def close(self) -> None:
-        self.ready = False
-        await self.pool.close()
-        if self.registry is not None:
-            await self.registry.close()
-        await self.leases.close()
-        if self.decisions is not None:
-            await self.decisions.close()
-        if self.cache is not None:
-            await self.cache.close()
-        if self.admission is not None:
-            await self.admission.close()
-        await self.responses.close()
-        await self.sessions.close()
-        await self.ledger.close()
-        if self.encoder is not None:
-            await asyncio.to_thread(self.encoder.close)
+    def enter(self) -> None:
+        """A request begins."""
+        self.under_way += 1
+
+    def leave(self) -> None:
+        self.under_way -= 1
+        if self._left is not None and not self.under_way:
+            self._left.set()
+
+    async def left(self) -> None:
+        """Once another one is at work: waits until the last request has ended."""
+        self._left = asyncio.Event()
+        if self.under_way:
+            await self._left.wait()
+
+    async def close(self, others: "Iterable[Service]" = ()) -> None:
+        """Closes what none of the `others` holds."""
+        others = tuple(others)
+        await self.pool.close(other.pool for other in others)
+        for name in ("decisions", "cache", "responses", "sessions"):
+            part = getattr(self, name)
+            if part is not None and all(getattr(other, name) is not part for other in others):
+                await part.close()
+        if self._router is not None:
+            self._router.close()
+        encoder, self.encoder = self.encoder, None
+        if encoder is not None and all(other.encoder is not encoder for other in others):
+            await asyncio.to_thread(encoder.close)
 
     def models(self) -> tuple[str, ...]:
         """The names of the experts and of the local encoder, where there is one."""
@@ -226,22 +223,55 @@ class Service:
         ]
         return sorted(names, key=lambda name: (pool.resting_s(name) > 0, pool.experts[name].spec.price.input))
 
-    def _keys_changed(self, book: Book) -> None:
-        self.keyring.learn(book)
-        teams = {name: team.caps for name, team in book.teams.items()}
-        self._caps.learn(
-            {
-                key.name: key.caps + teams.get(key.team or "", ())
-                for key in book.keys.values()
-                if key.revoked_at is None
-            }
+    def _kept(self, name: str, given: Any, make: Callable[[Any], T]) -> T:
+        """The part `name`, made of the settings `given`: the one before's where that is made of the same."""
+        self._made_of[name] = given
+        before = self._before
+        if before is not None and before._made_of[name] == given:
+            found: T = getattr(before, name)
+            return found
+        return make(given)
+
+    def _new_pool(self, prices: PriceMap) -> Pool:
+        """Experts that stay as they are go on with their connections."""
+        settings, limits, before = self.settings, self.settings.limits, self._before
+        unlike: list[str] = []
+        experts: list[Expert] = []
+        known = {one.name: one for one in before.settings.experts} if before is not None else {}
+        here = (settings.zone, limits.connections)
+        for one in settings.experts:
+            if before is not None and one.name in known:
+                if self._secrets[one.name] != before._secrets[one.name]:
+                    unlike.append(one.name)
+                elif one == known[one.name] and here == (before.settings.zone, before.settings.limits.connections):
+                    experts += [place.expert for place in before.pool.places(one.name)]
+                    continue
+            experts += build_expert(one, prices, limits.connections)
+        pool = Pool(
+            experts,
+            zone=settings.zone,
+            retries=limits.retries,
+            hedge={
+                one.name: share
+                for one in settings.experts
+                if one.serves == "chat" and (share := one.hedge or limits.hedge) is not None
+            },
+            lease=self.foundation.leases.take,
         )
+        if before is not None:
+            pool.succeeds(before.pool, unlike)
+        return pool
 
     def _load(self) -> None:
-        settings = self.settings.policy
+        settings, before = self.settings.policy, self._before
         specs = [spec for spec in self.pool.specs if spec.serves == "chat"]
-        use, artifact = load_use(settings, specs)
-        self.encoder = load_encoder(self.settings.encoder, artifact)
+        if before is not None and before._artifact is not None and self._same_artifact(before._artifact, before):
+            artifact = before._artifact
+            use = in_use(before.router.use.policy, artifact, specs)
+        else:
+            use, artifact = load_use(settings, specs)
+        self.encoder = self._encoder_for(artifact)
+        self._artifact = artifact
         self._router = Router(
             use,
             specs,
@@ -254,8 +284,25 @@ class Service:
             margin=settings.sticky.margin,
             rng=random.Random(),
         )
-        if self.admission is not None and (tariff := self._router.tariff()) is not None:
-            self.pace = Pace(tariff, self.admission.shares)
+        if self._limited:
+            self._tariff = self._router.tariff()
+
+    def _same_artifact(self, artifact: Artifact, before: "Service") -> bool:
+        same = self.settings.policy.artifact == before.settings.policy.artifact
+        return same and version_of(artifact_folder(self.settings.policy)) == artifact.version
+
+    def _encoder_for(self, artifact: Artifact) -> Encoder | None:
+        before = self._before
+        known = None if before is None else before.encoder
+        if before is None or known is None or artifact.encoder is None or not known.alive:
+            return load_encoder(self.settings.encoder, artifact)
+        if before.settings.encoder != self.settings.encoder:
+            return load_encoder(self.settings.encoder, artifact)
+        try:
+            check_encoder(artifact, known.name, known.revision, known.dimension)
+        except ArtifactError:  # the folder may hold another model by now
+            return load_encoder(self.settings.encoder, artifact)
+        return known
 
     def meter(
         self, expert: str, usage: Usage, payer: Payer, *, ok: bool, ttft_s: float, took_s: float, streamed: bool

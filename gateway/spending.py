@@ -11,7 +11,7 @@ from gateway.service import Service
 from gateway.surfaces import In, Known, answer
 from router.errors import InvalidRequest
 from router.ledger.account import today
-from router.ledger.spending import DIMENSIONS, Spend, Spending
+from router.ledger.spending import DIMENSIONS, Spend
 
 DAYS = 30  # where no `from` is given
 OWN_DAYS_MOST = 92
@@ -59,7 +59,7 @@ async def _spent(
             raise InvalidRequest(f"{name[:100]}: unknown parameter; there are: from, to, by", param=name[:100])
     first, last = _range(request, days_most)
     by = _dimensions(request.query_params.get("by", "day"), choices)
-    spending: Spending = request.app.state.spending
+    spending = service.foundation.spending
     rows, total = await spending.read(first, last, by, key)
     names = {} if service.registry is None else {one.id: one.name for one in service.registry.book.keys.values()}
     return {

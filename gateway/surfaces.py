@@ -28,12 +28,14 @@ from router.router import callers_choice
 from router.types import Usage
 
 api = APIRouter()
+#: Where a request's scope holds the `Service` that it is answered by.
+SERVICE = "pointsman.service"
 
 _OBJECT = {"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}}
 
 
 def service_of(request: Request) -> Service:
-    service: Service = request.app.state.service
+    service: Service = request.scope[SERVICE]
     return service
 
 

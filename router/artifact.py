@@ -154,6 +154,11 @@ def save(artifact: Artifact, folder: Path) -> str:
     return _version(header)
 
 
+def version_of(folder: Path) -> str:
+    """The version of the artifact in a folder, from its header alone. Raises `ArtifactError`."""
+    return _version(_read(folder / HEADER))
+
+
 def load(folder: Path) -> Artifact:
     """Reads and checks everything. Raises `ArtifactError` naming the file and what was expected."""
     header_path, state_path = folder / HEADER, folder / STATE

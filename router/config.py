@@ -4,11 +4,21 @@ Secrets are never values of the configuration: it names the environment variable
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from router.errors import ConfigError
 from router.types import Capability, Preference, Tier
@@ -369,6 +379,7 @@ class Settings(Section):
     budget: Budgets = ()
     responses: ResponseSettings = ResponseSettings()
     guards: tuple[GuardSettings, ...] = ()
+    watch_s: float | None = Field(1.0, ge=0.05, le=3600, description="how often the file is looked at; null: never")
 
     @model_validator(mode="after")
     def _safe_and_distinct(self) -> "Settings":
@@ -398,8 +409,24 @@ class Settings(Section):
         return self
 
 
+def secrets_of(section: BaseModel) -> Iterator[Secret]:
+    """All places of secrets that a part of the settings names."""
+    if isinstance(section, Secret):
+        yield section
+    for _, value in section:
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, BaseModel):
+                yield from secrets_of(one)
+
+
 def load_settings(path: Path, **overrides: Any) -> Settings:
     """Reads a YAML file. `overrides` replace top-level keys (a command line's --port). Raises `ConfigError`."""
+    raw = read_yaml(path)
+    return parse_settings(raw | {k: v for k, v in overrides.items() if v is not None}, str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A file's mapping. Raises `ConfigError`, which quotes nothing of it."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -415,7 +442,7 @@ def load_settings(path: Path, **overrides: Any) -> Settings:
         raise ConfigError(f"{path} nests too deeply") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected keys such as `experts:`, found {type(raw).__name__}")
-    return parse_settings(raw | {k: v for k, v in overrides.items() if v is not None}, str(path))
+    return raw
 
 
 def parse_settings(raw: dict[str, Any], source: str = "configuration") -> Settings:
@@ -425,6 +452,19 @@ def parse_settings(raw: dict[str, Any], source: str = "configuration") -> Settin
     except ValidationError as error:
         lines = [f"{source}: {_dotted(e['loc'])}: {_expected(e)}" for e in error.errors()]
         raise ConfigError("\n".join(lines)) from error
+
+
+def parse_expert(raw: dict[str, Any]) -> ExpertSettings:
+    """One entry of `experts`. Raises `ConfigError` with one line per wrong key."""
+    try:
+        return _ONE_EXPERT.validate_python((raw,))[0]
+    except ValidationError as error:
+        errors: list[Any] = [{**e, "loc": ("experts", *e["loc"])} for e in error.errors()]
+        lines = [f"{_dotted(e['loc']).removeprefix('experts.0.')}: {_expected(e)}" for e in errors]
+        raise ConfigError("\n".join(lines)) from error
+
+
+_ONE_EXPERT: TypeAdapter[tuple[ExpertSettings]] = TypeAdapter(tuple[ExpertSettings])
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:

@@ -105,7 +105,7 @@ class Pacer:
     """One budget's price of quality. Times are Unix seconds, UTC; money is USD."""
 
     def __init__(self, tariff: Tariff, now: float) -> None:
-        self._tariff = tariff
+        self.tariff = tariff
         self._forecast = Forecast(now)
         self._share_usd = 0.0
         self._begun = False
@@ -116,12 +116,12 @@ class Pacer:
         self._forecast.arrived(now)
         self._share_usd = max(left_usd, 0.0) / self._forecast.coming(now, left_s)
         if not self._begun:
-            self._begun, self.price = True, self._tariff.price_at(self._share_usd)
+            self._begun, self.price = True, self.tariff.price_at(self._share_usd)
 
     def spent(self, cost_usd: float) -> None:
         """What a request came to."""
         missed = min(cost_usd / self._share_usd, LARGEST_MISS) if self._share_usd > 0 else LARGEST_MISS
-        least, most = self._tariff.prices[[0, -1]].tolist()
+        least, most = self.tariff.prices[[0, -1]].tolist()
         self.price = min(max(self.price * math.exp(STEP * (missed - 1.0)), least), most)
 
 

@@ -105,6 +105,11 @@ class Router:
         self._calibrate()
         self._floors = Floors(self._grounds(), confidence)
 
+    def close(self) -> None:
+        """After its last decision."""
+        if self._reader is not None:
+            self._reader.shutdown(wait=False)
+
     def _expected(self) -> tuple[Floats, Floats]:
         """Quality and cost of the experts on the reference queries, both [m, K]."""
         estimate = self._policy.predict(self.use.reference)

@@ -16,9 +16,11 @@ import httpx
 import numpy as np
 import pytest
 import uvloop
+import yaml
 from upstream import WAIT_S, Upstream
 
 from gateway.app import create_app
+from gateway.configuration import Source
 from gateway.server import bind, http_server
 from gateway.service import Service
 from policies.static import Static
@@ -47,9 +49,13 @@ def until(condition: Callable[[], Any], what: str = "it") -> Any:
 class Gateway:
     """A running gateway, its client and what is inside."""
 
-    def __init__(self, loop: Loop, settings: dict[str, Any]) -> None:
+    def __init__(self, loop: Loop, settings: dict[str, Any], file: Path | None = None) -> None:
+        """`file`: where the settings are written, and read anew."""
         self._loop = loop
+        self._file = file
         self._open = contextlib.AsyncExitStack()
+        if file is not None:
+            file.write_text(yaml.safe_dump(settings))
         on(loop, self._start(settings))
         self.url = f"http://127.0.0.1:{self.port}"
         self.client = httpx.Client(base_url=self.url, timeout=WAIT_S, trust_env=False, verify=False)
@@ -57,12 +63,23 @@ class Gateway:
     async def _start(self, settings: dict[str, Any]) -> None:
         bound = bind("127.0.0.1", 0)
         self.port: int = bound.getsockname()[1]
-        app = create_app(parse_settings(settings))
-        self.service: Service = app.state.service
+        source = None if self._file is None else Source(self._file)
+        self.app = app = create_app(parse_settings(settings), source)
         await self._open.enter_async_context(app.router.lifespan_context(app))
         self._server = http_server(app)
         self._task = asyncio.create_task(self._server.serve(sockets=[bound]))
         bound.listen()
+
+    def reload(self, settings: dict[str, Any] | str) -> bool:
+        """Writes its file and has it read. Raises what it is refused for."""
+        assert self._file is not None
+        self._file.write_text(settings if isinstance(settings, str) else yaml.safe_dump(settings))
+        return bool(on(self._loop, self.app.state.configuration.reload("test")))
+
+    @property
+    def service(self) -> Service:
+        """The one at work."""
+        return self.app.service
 
     def stop(self) -> None:
         async def end() -> None:
@@ -129,19 +146,19 @@ def answer_on(client: socket.socket) -> tuple[int, bytes]:
     return response.status, response.read()
 
 
-def save_artifact(folder: Path) -> Path:
+def save_artifact(folder: Path, seen: int = 40) -> Path:
     """A static policy: the large expert is right nine times in ten, the small one half the time."""
     experts = ("tier:small", "tier:large")
     # shorter than any request of the tests, so that `cheap` cannot afford the large expert for them
-    queries = Queries(embeddings=np.zeros((40, 0), np.float32), input_tokens=np.ones(40, np.float32))
-    right = np.arange(40)[:, None] % 10 < np.array([5, 9])
+    queries = Queries(embeddings=np.zeros((seen, 0), np.float32), input_tokens=np.ones(seen, np.float32))
+    right = np.arange(seen)[:, None] % 10 < np.array([5, 9])
     policy = Static().fit(
         Outcomes(
             queries=queries,
             experts=experts,
             quality=right.astype(float),
-            cost_usd=np.full((40, 2), 1e-4),
-            output_tokens=np.full((40, 2), 50.0),
+            cost_usd=np.full((seen, 2), 1e-4),
+            output_tokens=np.full((seen, 2), 50.0),
         )
     )
     save(pack(policy, queries, encoder=None, data_digest="test", metrics={}), folder)
@@ -158,15 +175,19 @@ class World:
     large: Upstream
     running: list[Gateway] = field(default_factory=list)
 
-    def start(self, expert: dict[str, Any] | None = None, **changes: Any) -> Gateway:
+    def start(self, expert: dict[str, Any] | None = None, *, file: Path | None = None, **changes: Any) -> Gateway:
         """A gateway; `expert` changes every expert's settings, the rest are top-level keys."""
+        gateway = Gateway(self.loop, self.having(expert, **changes), file)
+        self.running.append(gateway)
+        return gateway
+
+    def having(self, expert: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+        """The settings of `start`."""
         settings = {**self.settings, **changes}
         # what fails shall fail: only the tests of retries want them
         settings["limits"] = {"retries": 0, **settings.get("limits", {})}
         settings["experts"] = [{**one, **(expert or {})} for one in settings["experts"]]
-        gateway = Gateway(self.loop, settings)
-        self.running.append(gateway)
-        return gateway
+        return settings
 
 
 def expert(name: str, url: str, **settings: Any) -> dict[str, Any]:

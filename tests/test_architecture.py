@@ -43,7 +43,7 @@ BASE = {
         "example", "replay", "reply", "script",  # the parts of a simulated answer
     },
     "router/steps": {"base"},
-    "router/keys": {"records", "script", "store", "registry"},
+    "router/keys": {"records", "script", "store", "follower", "registry"},
     "router/guards": {"base"},
     "router/ledger": {"embedded", "outbox", "script", "store", "caps", "caps_script", "share", "spool",
         "pipe", "claim", "journal", "settlements", "under_way", "account", "decision_rows", "decision_stream",
@@ -62,8 +62,9 @@ BASE = {
     "training/page": {"theme", "elements", "forest", "verdict", "report_charts", "report_section", "study_section",
                       "document"},
     "gateway": {
-        "errors", "auth", "metrics", "wire", "protocol", "guarding", "service", "permission", "admin",
-        "admin_client", "key_options", "spending",
+        "errors", "auth", "metrics", "wire", "protocol", "guarding", "loading", "foundation", "service",
+        "configuration", "masking", "expert_office", "permission", "admin", "admin_config",
+        "admin_client", "command_output", "key_options", "spending",
         "chat_request", "decision_row", "feedback", "reserving", "turn", "chat", "embeddings", "surfaces",
         "preview", "doctor", "app", "server", "translation", "fields", "completions", "stored", "anthropic_request",
         "anthropic_answer", "messages", "response_store", "responses_request", "responses_answer",

@@ -26,18 +26,24 @@ PRIOR_TOKENS = 50.0  # how many tokens what is known of the others counts for
 class Place:
     """One address of an expert and what is known of it. An expert of one address has one, and needs no figures."""
 
-    __slots__ = ("_at", "bias", "errors", "expert", "health", "in_flight", "near", "seconds", "tokens")
+    __slots__ = ("_at", "bias", "errors", "expert", "health", "in_flight", "near", "opened", "seconds", "tokens")
 
     def __init__(self, expert: Expert, zone: str | None) -> None:
         self.expert = expert
         self.health = Health()
         self.errors = ErrorRate()
         self.near = zone is not None and expert.zone == zone
+        self.opened = False
         self.in_flight = 0
         self.bias = 0.0
         self.seconds = 0.0
         self.tokens = 0.0
         self._at = 0.0
+
+    def succeeds(self, other: "Place") -> None:
+        """Takes over what is known of the same address: calls that it still answers there go on to count."""
+        self.health, self.errors = other.health, other.errors
+        self.seconds, self.tokens, self._at = other.seconds, other.tokens, other._at
 
     def measured(self, now: float, seconds: float, usage: Usage) -> None:
         self.fade(now)
@@ -57,6 +63,13 @@ class Balancer:
     def __init__(self, experts: Sequence[Expert], zone: str | None = None) -> None:
         self.places = tuple(Place(expert, zone) for expert in experts)
         self._weight = sum(expert.weight for expert in experts)
+
+    def succeeds(self, other: "Balancer") -> None:
+        """Takes over what is known of addresses that stay the same."""
+        known = {place.expert.address: place for place in other.places}
+        for place in self.places:
+            if (before := known.get(place.expert.address)) is not None:
+                place.succeeds(before)
 
     def resting_s(self, now: float) -> float:
         """Seconds until one of them may be asked."""

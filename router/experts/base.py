@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,6 +64,7 @@ class Expert(ABC):
 
     spec: ExpertSpec
     place: str = ""  # what tells it from the other addresses of the same model
+    address: Hashable = ()  # how it is reached: an expert of another configuration with the same one is the same
     zone: str | None = None
     weight: float = 1.0  # its share of the calls beside the other addresses
     health_check_s: float | None = None  # how often to look at it unasked; None: only while it rests

@@ -18,37 +18,40 @@ Lease = Callable[[str], Awaitable[bool]]
 
 
 class Checks:
-    """The tasks that look, of one pool. Nothing runs before `begin` and after `end`."""
+    """The tasks that look at addresses: of each from `begin` until `end`."""
 
     def __init__(self, lease: Lease | None = None) -> None:
         self._lease = lease
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Place] = {}
         self._watched: set[Place] = set()  # those that a task waits for to end their rest
-        self._running = False
+        self._begun: set[Place] = set()
 
     def begin(self, places: Iterable[Place]) -> None:
-        self._running = True
         for place in places:
+            self._begun.add(place)
             if place.expert.health_check_s is not None:
-                self._start(self._every(place, place.expert.health_check_s))
+                self._start(place, self._every(place, place.expert.health_check_s))
+            self.rests(place)
 
-    async def end(self) -> None:
-        self._running = False
-        for task in self._tasks:
+    async def end(self, places: Iterable[Place]) -> None:
+        ending = set(places)
+        self._begun -= ending
+        tasks = [task for task, place in self._tasks.items() if place in ending]
+        for task in tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if tasks:
+            await asyncio.wait(tasks)
 
     def rests(self, place: Place) -> None:
         """The address has failed and perhaps rests now."""
-        if self._running and place.health.until and place not in self._watched:
+        if place.health.until and place in self._begun and place not in self._watched:
             self._watched.add(place)
-            self._start(self._until_back(place))
+            self._start(place, self._until_back(place))
 
-    def _start(self, work: Awaitable[None]) -> None:
+    def _start(self, place: Place, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = place
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
 
     async def _until_back(self, place: Place) -> None:
         loop, health = asyncio.get_running_loop(), place.health

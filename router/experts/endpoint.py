@@ -41,6 +41,7 @@ class EndpointExpert(Expert):
             self.place, self.zone, self.weight = str(index), address.zone, address.weight
         self.health_check_s = settings.health_check_s
         self._model = settings.model or settings.name
+        self.address = address.url, self._model, address.api_key, tuple((address.headers or {}).items())
         self._connections = connections
         self._origin: Origin | None = None
         self._heads: dict[str, bytes] = {}

@@ -7,10 +7,10 @@ and when all have been asked, after a pause, to all of them again (`router.exper
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from router.errors import CALLERS_FAULT, ConfigError, ExpertError
+from router.errors import CALLERS_FAULT, ExpertError
 from router.experts.balancer import Balancer, Place, Watched, helps_elsewhere
 from router.experts.base import Answer, Call, Expert, Stream
 from router.experts.checks import Checks, Lease
@@ -98,6 +98,24 @@ class Pool:
         }
         self._checks = Checks(lease)
 
+    def succeeds(self, other: "Pool", unlike: Collection[str] = ()) -> None:
+        """Takes over what another pool has learned, before this one is opened; both may be asked from then on.
+
+        An expert that both hold keeps its connections too. Of one that is reached as before its health is kept,
+        unless it is in `unlike`.
+        """
+        self._checks = other._checks
+        for name in self.experts.keys() & other.experts.keys():
+            ours, theirs = self._balancers[name], other._balancers[name]
+            if [place.expert for place in ours.places] == [place.expert for place in theirs.places]:
+                self._balancers[name] = theirs
+            elif name not in unlike:
+                ours.succeeds(theirs)
+            self._budgets[name] = other._budgets[name]
+        for key in self._patience.keys() & other._patience.keys():
+            if self._patience[key].share == other._patience[key].share:
+                self._patience[key] = other._patience[key]
+
     @property
     def specs(self) -> tuple[ExpertSpec, ...]:
         return tuple(expert.spec for expert in self.experts.values())
@@ -107,22 +125,34 @@ class Pool:
         return self._balancers[name].places
 
     async def open(self) -> None:
-        """Opens every enabled expert. Raises `ConfigError`; what was opened is closed again."""
-        places = [place for balancer in self._balancers.values() for place in balancer.places]
-        enabled = [place for place in places if place.expert.spec.enabled]
+        """Opens every enabled expert that is not open. Raises `ConfigError`; what was opened is closed again."""
+        fresh = [place for place in self._places() if place.expert.spec.enabled and not place.opened]
         try:
-            for place in enabled:
+            for place in fresh:
+                place.opened = True
                 await place.expert.open()
-        except (ConfigError, OSError):
-            await self.close()
+        except BaseException:
+            for place in fresh:
+                await self._shut(place)
             raise
-        self._checks.begin(enabled)
+        self._checks.begin(fresh)
 
-    async def close(self) -> None:
-        await self._checks.end()
-        for balancer in self._balancers.values():
-            for place in balancer.places:
-                await place.expert.close()
+    async def close(self, others: Iterable["Pool"] = ()) -> None:
+        """Closes what none of the `others` holds."""
+        kept = {place for other in others for place in other._places()}
+        leaving = [place for place in self._places() if place not in kept]
+        await self._checks.end(leaving)
+        for place in leaving:
+            await self._shut(place)
+
+    @staticmethod
+    async def _shut(place: Place) -> None:
+        if place.opened:
+            place.opened = False
+            await place.expert.close()
+
+    def _places(self) -> list[Place]:
+        return [place for balancer in self._balancers.values() for place in balancer.places]
 
     def resting_s(self, name: str) -> float:
         """Seconds until the expert may be asked again; zero while it is healthy."""

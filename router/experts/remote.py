@@ -7,7 +7,7 @@ every chunk: where a provider has an OpenAI-compatible URL, `kind: endpoint` is 
 import asyncio
 import base64
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import orjson
@@ -28,24 +28,31 @@ PROBE_S = 10.0
 class RemoteExpert(Expert):
     """One model of a provider that litellm speaks to. No retries here: failover is the pool's."""
 
+    _open: ClassVar[int] = 0  # litellm's clients are the process's, so what counts their users is too
+
     def __init__(self, settings: RemoteSettings, spec: ExpertSpec) -> None:
         self.spec = spec
         self._settings = settings
+        self.address = settings.model, settings.api_base, settings.api_key
         self._provider: Provider | None = None
         self._failures: tuple[type[Exception], ...] = ()
 
     async def open(self) -> None:
         """Imports litellm and finds the provider. Raises `ConfigError`; makes no request."""
         self._provider = await asyncio.to_thread(Provider.connect, self._settings)
+        RemoteExpert._open += 1
         import httpx
         import openai
 
         self._failures = (openai.OpenAIError, httpx.HTTPError)
 
     async def close(self) -> None:
-        """Closes litellm's clients, which all remote experts of a process share."""
-        if self._provider is not None:
-            litellm, self._provider = self._provider.litellm, None
+        """The last one closes litellm's clients, which all remote experts of a process share."""
+        if self._provider is None:
+            return
+        litellm, self._provider = self._provider.litellm, None
+        RemoteExpert._open -= 1
+        if not RemoteExpert._open:
             await litellm.close_litellm_async_clients()
             # a closed client would be taken from the cache again
             litellm.in_memory_llm_clients_cache.flush_cache()

@@ -50,9 +50,6 @@ class KeyOffice:
         await self._registry.refresh()
         return self._registry.book
 
-    async def audit(self, count: int, before: str | None = None) -> list[dict[str, Any]]:
-        return await self._registry.store.audit(count, before)
-
     async def create_key(self, who: str, given: dict[str, Any]) -> tuple[KeyRecord, str]:
         """The key and its secret, which is kept nowhere."""
         spec = read_record(KeySpec, given)

@@ -1,4 +1,4 @@
-"""Virtual keys and teams in Redis; it keeps nothing itself.
+"""What operators change at run time, in Redis: virtual keys with their teams, and experts. It keeps nothing itself.
 
 Keys, under the ledger's hash tag, so that a change and its line in the audit log are one step in one slot:
 
@@ -8,6 +8,8 @@ Keys, under the ledger's hash tag, so that a change and its line in the audit lo
     pointsman:{ledger}:keys:changed    sorted set: the same members by the number of their last change
     pointsman:{ledger}:keys:audit      stream of every change, `AUDIT_MOST` entries or a few more
     pointsman:{ledger}:keys            the channel on which each change is told
+    pointsman:{ledger}:experts:state, experts:records, experts:changed, experts:changes
+                                       the same of experts: their names -> JSON, and the channel
 """
 
 import secrets
@@ -27,9 +29,28 @@ if TYPE_CHECKING:
 
 FORMAT = "1"
 AUDIT_MOST = 10_000
-CHANNEL = PREFIX + "keys"
-STATE_KEY, RECORDS_KEY = PREFIX + "keys:state", PREFIX + "keys:records"
-CHANGED_KEY, AUDIT_KEY = PREFIX + "keys:changed", PREFIX + "keys:audit"
+AUDIT_KEY = PREFIX + "keys:audit"
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """Where records of one sort are."""
+
+    what: str  # as messages call them
+    state: str
+    changed: str
+    records: str
+    channel: str
+
+
+KEYS = Shelf("keys", PREFIX + "keys:state", PREFIX + "keys:changed", PREFIX + "keys:records", PREFIX + "keys")
+EXPERTS = Shelf(
+    "experts",
+    PREFIX + "experts:state",
+    PREFIX + "experts:changed",
+    PREFIX + "experts:records",
+    PREFIX + "experts:changes",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +63,24 @@ class Changes:
     documents: dict[str, bytes | None]
 
 
-class KeyStore:
-    """Every method raises `LedgerError`; `where` is how messages call the server."""
+def key_store(client: "Redis", where: str, server_secret: bytes) -> "RecordStore":
+    return RecordStore(client, where, KEYS, digest_of(server_secret, b"which secret is this?").hex()[:16])
 
-    def __init__(self, client: "Redis", where: str, server_secret: bytes) -> None:
+
+class RecordStore:
+    """Every method raises `LedgerError`; `where` is how messages call the server. `check` tells whose they are."""
+
+    def __init__(self, client: "Redis", where: str, shelf: Shelf, check: str = "-") -> None:
         self._client: Any = client
         self._where = where
-        self._fixed = (FORMAT, digest_of(server_secret, b"which secret is this?").hex()[:16])
+        self._shelf = shelf
+        self._keys = (shelf.state, shelf.changed, shelf.records)
+        self._fixed = (FORMAT, check)
+        self.channel = shelf.channel
 
     async def read(self, epoch: str, number: int) -> Changes:
         """What changed since then."""
-        _, epoch_now, number_now, whole, *pairs = await self._run(
-            READ, (STATE_KEY, CHANGED_KEY, RECORDS_KEY), epoch, number
-        )
+        _, epoch_now, number_now, whole, *pairs = await self._run(READ, self._keys, epoch, number)
         documents = {
             member.decode(errors="replace"): document or None
             for member, document in zip(pairs[::2], pairs[1::2], strict=True)
@@ -63,10 +89,14 @@ class KeyStore:
 
     async def commit(self, epoch: str, number: int, member: str, document: bytes, entry: bytes) -> bool:
         """One change, b"" to delete, and its audit entry; False where there was another since `number`."""
-        keys = (STATE_KEY, CHANGED_KEY, RECORDS_KEY, AUDIT_KEY)
-        change = (secrets.token_hex(8), member, document, entry, AUDIT_MOST, CHANNEL)
-        reply = await self._run(COMMIT, keys, epoch, number, *change)
+        change = (secrets.token_hex(8), member, document, entry, AUDIT_MOST, self.channel)
+        reply = await self._run(COMMIT, (*self._keys, AUDIT_KEY), epoch, number, *change)
         return bool(reply[0] == b"ok")
+
+    async def note(self, entry: bytes) -> None:
+        """An entry of the audit log alone."""
+        async with answering(self._where):
+            await self._client.xadd(AUDIT_KEY, {"entry": entry}, maxlen=AUDIT_MOST, approximate=True)
 
     async def audit(self, count: int, before: str | None) -> list[dict[str, Any]]:
         """The newest entries first, those older than the id `before`; `at` is the server's time."""
@@ -92,8 +122,8 @@ class KeyStore:
                 reply = await self._client.eval(script, len(keys), *given)
         if reply[0] == b"format":
             raise LedgerError(
-                f"the keys in {self._where} have format {reply[1].decode(errors='replace')!r}, this version of "
-                f"pointsman writes {FORMAT!r}; run the version that wrote them, or use another database"
+                f"the {self._shelf.what} in {self._where} have format {reply[1].decode(errors='replace')!r}, this "
+                f"version of pointsman writes {FORMAT!r}; run the version that wrote them, or use another database"
             )
         if reply[0] == b"secret":
             raise LedgerError(

@@ -65,12 +65,17 @@ class Caps:
     """The caps of a configuration and of the virtual keys, by who calls and who is to answer."""
 
     def __init__(self, settings: Settings) -> None:
+        self._virtual: Mapping[str, tuple[Cap, ...]] = {}
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
+        """The caps of a configuration, from now on; what was reserved under others is settled under those."""
         self._gateway = caps_of("gateway", "the gateway", settings.limits, settings.budget)
         self._configured = {
             key.name: caps_of(f"key:{key.name}", f"key {key.name!r}", key.limits, key.budget)
             for key in settings.auth.keys
         }
-        self._keys: Mapping[str, tuple[Cap, ...]] = self._configured
+        self._keys: Mapping[str, tuple[Cap, ...]] = {**self._virtual, **self._configured}
         self._experts = {
             one.name: caps_of(f"expert:{one.name}", f"expert {one.name!r}", one.limits, one.budget, one.name)
             for one in settings.experts
@@ -81,6 +86,7 @@ class Caps:
 
     def learn(self, virtual: Mapping[str, tuple[Cap, ...]]) -> None:
         """The caps of the virtual keys, by name, from now on."""
+        self._virtual = virtual
         self._keys = {**virtual, **self._configured}
 
     def of(self, caller: str, expert: str) -> tuple[Cap, ...]:

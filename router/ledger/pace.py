@@ -21,6 +21,14 @@ class Pace:
         self._shares = shares
         self._pacers: dict[str, Pacer] = {}
 
+    def by(self, tariff: Tariff) -> "Pace":
+        """The same budgets, paced by another tariff from now on."""
+        pace = Pace(tariff, self._shares)
+        pace._pacers = self._pacers
+        for pacer in self._pacers.values():
+            pacer.tariff = tariff
+        return pace
+
     def arrived(self, caps: Sequence[Cap]) -> float | None:
         """The price of quality for a request that comes now: the highest of the caps that pace; None: none does."""
         now = time.time()

@@ -591,6 +591,24 @@ async def test_closing_a_stream_cancels_the_upstream_call(ask: Asked, upstream: 
 
 
 @needs_litellm
+async def test_an_expert_that_leaves_cuts_no_others_call(ask: Asked, upstream: Upstream) -> None:
+    stream = await ask.stream("openai/fine")
+    settings = RemoteSettings(
+        kind="remote",
+        name="other",
+        model="openai/fine",
+        api_key=Secret(env="TEST_REMOTE_KEY"),
+        api_base=upstream.url,
+    )
+    other = RemoteExpert(settings, ExpertSpec(name="other", price=Price(1, 2)))
+    await other.open()
+    await other.close()
+    await other.close()
+    assert text_of(await chunks(stream)) == "hello"
+    assert (await ask.answer("openai/fine"))[0]["model"] == "far"
+
+
+@needs_litellm
 async def test_cancelling_a_reader_cancels_the_upstream_call(ask: Asked, upstream: Upstream) -> None:
     stream = await ask.stream("openai/hang")
     got = asyncio.Event()

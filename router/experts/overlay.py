@@ -1,0 +1,106 @@
+"""Experts that were changed through the admin API, as one replica knows them: they go over those of its file.
+
+They are kept in Redis (`router.keys.store`) without any secret: they name secrets that the file's experts name.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from router.config import EndpointSettings, ExpertSettings, RemoteSettings, Settings, parse_settings, secrets_of
+from router.errors import ConfigError
+from router.keys.follower import Follower
+from router.keys.store import EXPERTS, Changes, RecordStore
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+
+class ExpertRecord(BaseModel):
+    """What is kept of one expert."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    settings: ExpertSettings
+    changed_at: datetime
+    changed_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """All changed experts by name, as they were after change `number`; `unreadable` names those that are not what
+    this version writes."""
+
+    epoch: str = ""
+    number: int = 0
+    experts: Mapping[str, ExpertRecord] = field(default_factory=dict)
+    unreadable: frozenset[str] = frozenset()
+
+
+class ExpertRegistry(Follower):
+    """`told` hears of every change."""
+
+    def __init__(self, connect: Callable[[], "Redis"], where: str, told: Callable[[], None]) -> None:
+        super().__init__(connect, where, "experts")
+        self._told = told
+        self.book = Overlay()
+
+    def _store_at(self, client: "Redis", where: str) -> RecordStore:
+        return RecordStore(client, where, EXPERTS)
+
+    def _learn(self, changes: Changes) -> None:
+        experts = {} if changes.whole else dict(self.book.experts)
+        unreadable = set() if changes.whole else set(self.book.unreadable)
+        for name, document in changes.documents.items():
+            experts.pop(name, None)
+            unreadable.discard(name)
+            if document is None:
+                continue
+            try:
+                experts[name] = ExpertRecord.model_validate_json(document)
+            except ValidationError:
+                unreadable.add(name)
+        self.book = Overlay(changes.epoch, changes.number, experts, frozenset(unreadable))
+        self._told()
+
+
+def overlaid(settings: Settings, overlay: Overlay) -> Settings:
+    """The settings with the overlay's experts in place of those of the same name, and the others after them.
+
+    Raises `ConfigError`: experts that do not fit together, or one that may hold or take a secret.
+    """
+    if overlay.unreadable:
+        names = ", ".join(sorted(overlay.unreadable))
+        raise ConfigError(f"experts of the admin API: this version of pointsman cannot read {names}")
+    if not overlay.experts:
+        return settings
+    over = {name: overlay.experts[name].settings for name in sorted(overlay.experts)}
+    for expert in over.values():
+        _check_secrets(expert, settings)
+    experts = [over.pop(one.name, one) for one in settings.experts]
+    return parse_settings({**dict(settings), "experts": [*experts, *over.values()]}, "experts of the admin API")
+
+
+def _check_secrets(expert: ExpertSettings, settings: Settings) -> None:
+    where = f"experts.{expert.name}"
+    known = {secret for one in settings.experts for secret in secrets_of(one)}
+    for secret in secrets_of(expert):
+        if secret not in known:
+            place = f"env: {secret.env}" if secret.env is not None else f"file: {secret.file}"
+            raise ConfigError(f"{where}: no expert of the file names the secret {{{place}}}; name it there first")
+    urls: list[str] = []
+    if isinstance(expert, EndpointSettings):
+        if expert.headers or any(place.headers for place in expert.endpoints):
+            raise ConfigError(
+                f"{where}.headers: they may hold a secret; an expert with headers belongs in the file"
+            )
+        urls = [place.url for place in expert.places()]
+    elif isinstance(expert, RemoteSettings) and expert.api_base is not None:
+        if expert.api_key is None:  # litellm would send the provider's key from the environment there
+            raise ConfigError(f"{where}.api_base: give api_key too")
+        urls = [expert.api_base]
+    if any("@" in url or "?" in url for url in urls):
+        raise ConfigError(f"{where}: a user, a password or a query in a URL may be a secret")
