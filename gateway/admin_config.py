@@ -7,11 +7,11 @@ import orjson
 from fastapi import APIRouter, Depends, Request, Response
 
 from gateway.admin import BASE, Admin, Body
-from gateway.configuration import Configuration
+from gateway.configuration import REFUSED, Configuration
 from gateway.expert_office import ExpertOffice
 from gateway.masking import masked
 from gateway.surfaces import answer
-from router.errors import ArtifactError, ConfigError, Conflict, EncoderError, InvalidRequest, LedgerError
+from router.errors import Conflict, InvalidRequest, LedgerError
 
 api = APIRouter(prefix=BASE)
 
@@ -75,7 +75,7 @@ async def reload_config(configuration: At, exchange: Admin, body: Body) -> Respo
     before = configuration.digest
     try:
         changed = await configuration.reload(f"the admin API ({exchange.caller})")
-    except (ConfigError, ArtifactError, EncoderError) as error:
+    except REFUSED as error:
         raise Conflict(f"refused, and the configuration at work stays: {error}", code="config_refused") from None
     if changed:
         await _note(configuration, exchange.caller, before)

@@ -21,11 +21,13 @@ from gateway.loading import artifact_folder
 from gateway.service import Service
 from router.artifact import HEADER
 from router.config import ExpertSettings, Settings, load_settings, secrets_of
-from router.errors import ConfigError, Conflict, PointsmanError
+from router.errors import ArtifactError, ConfigError, Conflict, EncoderError, PointsmanError
 from router.experts.overlay import ExpertRegistry, Overlay, overlaid
 
 #: What a running process has taken for good.
 FIXED = ("host", "port", "ledger", "auth.secret", "auth.admin", "limits.drain_s")
+#: What a configuration that cannot be put to work raises.
+REFUSED = (ConfigError, ArtifactError, EncoderError)
 FILE, EXPERTS, ADMIN_API = "the file", "experts", "the admin API"
 UNWATCHED_S = 1.0  # how often to look whether the file is to be watched again
 

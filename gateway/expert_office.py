@@ -8,10 +8,10 @@ from typing import Any
 
 import orjson
 
-from gateway.configuration import Configuration
+from gateway.configuration import REFUSED, Configuration
 from gateway.masking import masked
 from router.config import ExpertSettings, parse_expert
-from router.errors import ArtifactError, ConfigError, Conflict, InvalidRequest, UnknownRecord
+from router.errors import ConfigError, Conflict, InvalidRequest, UnknownRecord
 from router.experts.overlay import ExpertRecord, ExpertRegistry, Overlay
 from router.keys.records import now
 
@@ -47,7 +47,7 @@ class ExpertOffice:
         record = ExpertRecord(settings=settings, changed_at=now(), changed_by=who)
         try:
             await self._change(who, "expert.put", name, lambda _: record)
-        except (ConfigError, ArtifactError) as error:
+        except REFUSED as error:
             raise InvalidRequest(str(error)) from None
         return self.show(name)
 
@@ -62,7 +62,7 @@ class ExpertOffice:
 
         try:
             await self._change(who, "expert.delete", name, gone)
-        except (ConfigError, ArtifactError) as error:
+        except REFUSED as error:
             raise Conflict(str(error)) from None
 
     async def _change(
@@ -93,11 +93,13 @@ class ExpertOffice:
 
     def _shown(self, settings: ExpertSettings, state: str) -> dict[str, Any]:
         record = self._registry.book.experts.get(settings.name)
+        if record is not None and record.settings != settings:  # it was refused here
+            record = None
         return {
             "object": "expert",
             "name": settings.name,
             "from": "file" if record is None else "api",
-            "state": state,
+            "state": state if settings.enabled else "disabled",
             "settings": masked(settings),
             "changed_at": None if record is None else record.changed_at.isoformat(),
             "changed_by": None if record is None else record.changed_by,

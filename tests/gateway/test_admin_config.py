@@ -155,6 +155,7 @@ def test_an_expert_of_the_file_is_overlaid_and_comes_back(live: Gateway, alone: 
     assert [[one[when]["price"]["input"] for when in ("before", "after")] for one in told] == [[100, 1], [1, 100]]
     done(live, "PUT", "experts/small", {**small, "enabled": False})
     assert not serves(live, "small") and serves(live, "large")
+    assert done(live, "GET", "experts/small")["state"] == "disabled"
 
 
 def test_every_change_is_in_the_audit_log(live: Gateway, alone: World) -> None:
