@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CONFIG ?= pointsman.yaml
 PORT ?= 8000
 
-.PHONY: install demo serve test test-remote test-torch test-ray test-node check bench-proxy bench-quality bench-neural bench-ledger bench-pacing bench-scale bench-steering clean
+.PHONY: install demo serve test test-remote test-torch test-ray test-node check bench-proxy bench-quality bench-neural bench-ledger bench-pacing bench-scale bench-steering bench-cache clean
 
 install: $(VENV)/.installed
 
@@ -101,6 +101,10 @@ bench-steering: $(VENV)/.dev
 # What a million outcomes cost in time and memory; ARGS="--policies cluster --shapes log".
 bench-scale: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/scale.py $(ARGS)
+
+# What the semantic cache hits, and how many of its hits are wrong.
+bench-cache: $(VENV)/.dev
+	$(BIN)/python tests/benchmarks/cached.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -238,6 +238,8 @@ class Service:
         specs = [spec for spec in self.pool.specs if spec.serves == "chat"]
         use, artifact = load_use(settings, specs)
         self.encoder = load_encoder(self.settings.encoder, artifact)
+        if self.cache is not None:
+            self.cache.check(self.encoder if use.policy.reads_query else None)
         self._router = Router(
             use,
             specs,
