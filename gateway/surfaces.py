@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from gateway.chat_request import ROUTED, parse_chat
 from gateway.deciding import cached_or_decided, decision_json
-from gateway.embeddings import SURFACE, call_of, encode_locally, parse_embeddings
+from gateway.embeddings import SURFACE, call_of, closeness_of, encode_locally, parse_embeddings
 from gateway.exchange import Exchange
 from gateway.metrics import CONTENT_TYPE
 from gateway.permission import permit_model, permitted
@@ -153,7 +153,10 @@ async def embeddings(body: Body, request: Request, service: In, exchange: Known)
     order: list[str] = []
     if parsed.expert is not None:
         allowed = None if exchange.key is None else exchange.key.models
-        order = service.alike(parsed.expert, allowed) if parsed.routed else [parsed.expert]
+        order = [parsed.expert]
+        if parsed.routed:
+            closeness = await closeness_of(parsed, service.pilots, encoder)
+            order = service.alike(parsed.expert, allowed, closeness)
     if exchange.key is not None and not (parsed.routed and order):
         permit_model(exchange.key, parsed.expert or (encoder.name if encoder is not None else ""))
     if service.guarding is not None:

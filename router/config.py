@@ -306,6 +306,12 @@ class CacheSettings(Section):
     semantic: SemanticSettings | None = None
 
 
+class EmbeddingSettings(Section):
+    """How `auto` chooses among the embedding experts of one `space`: by pilots, or the cheapest."""
+
+    pilots: Path | None = Field(None, description="what `pointsman pilots` wrote")
+
+
 class KeySettings(Secret):
     """One API key that callers may use; `name` is what logs and metrics call it."""
 
@@ -365,6 +371,7 @@ class Settings(Section):
     ledger: LedgerSettings = LedgerSettings()
     decisions: DecisionSettings | None = None
     cache: CacheSettings | None = None
+    embeddings: EmbeddingSettings = EmbeddingSettings()
     auth: AuthSettings = AuthSettings()
     limits: LimitSettings = LimitSettings()
     budget: Budgets = ()
