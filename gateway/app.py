@@ -10,12 +10,12 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from gateway import admin, feedback
+from gateway import admin, counting, feedback
 from gateway.chat import Chat
-from gateway.completions import Completions
 from gateway.errors import Failure, describe, failure, internal
 from gateway.exchange import Exchange
 from gateway.messages import Messages, anthropic_failure
+from gateway.prompts import Prompts
 from gateway.responses import Responses
 from gateway.service import Service
 from gateway.stored import stored
@@ -69,11 +69,12 @@ def create_app(settings: Settings) -> Application:
     app.asked = {
         CHAT_PATH: Chat(service),
         MESSAGES_PATH: Translated(service, Messages),
-        COMPLETIONS_PATH: Translated(service, Completions),
+        COMPLETIONS_PATH: Prompts(service),
         RESPONSES_PATH: Translated(service, partial(Responses, store=service.responses)),
     }
     app.include_router(api)
     app.include_router(feedback.api)
+    app.include_router(counting.api)
     app.include_router(admin.api if settings.auth.admin else admin.off)
     app.include_router(stored)
     app.add_exception_handler(PointsmanError, _ours)
@@ -104,7 +105,7 @@ def _respond(request: Request, answer: Failure) -> Response:
     surface = request.url.path.removeprefix("/v1/")
     if surface in SURFACES:
         service.metrics.answered(surface, "", answer.status)
-    if request.url.path == MESSAGES_PATH:
+    if request.url.path.startswith(MESSAGES_PATH):
         answer = anthropic_failure(answer, exchange.request_id)
     response = Response(answer.body, answer.status, media_type="application/json")
     response.raw_headers.extend([*exchange.headers(), *answer.headers])

@@ -1,6 +1,6 @@
 """Which embedding expert a text is for: the one whose pilots are closest on average.
 
-RouterRetriever (Lee et al., 2025): every expert has pilot vectors, each the centroid of the texts of one domain
+RouterRetriever (Lee et al., 2024): every expert has pilot vectors, each the centroid of the texts of one domain
 that it is best at, all of one encoder; a query goes to the expert of the highest mean similarity. An expert comes
 or goes with its pilots, and nothing is trained. Only experts whose vectors can be compared may stand in for each
 other: that is the gateway's to see to.

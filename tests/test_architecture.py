@@ -68,7 +68,8 @@ BASE = {
         "chat_request", "decision_row", "feedback", "reserving", "turn", "chat", "embeddings", "surfaces",
         "preview", "doctor", "app", "server", "translation", "fields", "completions", "stored", "anthropic_request",
         "anthropic_answer", "messages", "response_store", "responses_request", "responses_answer",
-        "responses_stream", "responses", "caching", "semantic", "rerank", "exchange", "deciding",
+        "responses_stream", "responses", "caching", "semantic", "prompts", "counting", "rerank",
+        "exchange", "deciding",
     },
 }  # fmt: skip
 #: Costs seconds or is an extra: imported by the function that needs it, never at the top of a module.
