@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CONFIG ?= pointsman.yaml
 PORT ?= 8000
 
-.PHONY: install demo serve test test-remote test-torch test-ray test-node check bench-proxy bench-quality bench-neural bench-ledger bench-pacing bench-scale bench-steering bench-cache clean
+.PHONY: install demo serve test test-remote test-torch test-ray test-node test-tutorial test-fuzz check bench-proxy bench-quality bench-neural bench-ledger bench-pacing bench-scale bench-steering bench-cache clean
 
 install: $(VENV)/.installed
 
@@ -55,6 +55,10 @@ test-ray:
 # The tutorial, from its CSV to a served policy.
 test-tutorial: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow tests/test_tutorial.py
+
+# Every route, asked by what the gateway's own OpenAPI description says of it: minutes.
+test-fuzz: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow tests/gateway/test_fuzz.py
 
 # The official Node client against a running gateway; needs node and npm.
 test-node: $(VENV)/.dev build/node/.installed

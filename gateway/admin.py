@@ -99,6 +99,15 @@ _ROTATE = {
 }
 
 
+_NOTHING = {
+    "requestBody": {
+        "content": {
+            "application/json": {"schema": {"type": "object", "properties": {}, "additionalProperties": False}}
+        }
+    }
+}
+
+
 def _told(record: KeyRecord | TeamRecord, exchange: Exchange, status: int = 200, **more: Any) -> Response:
     said = shown(record)
     assert said is not None
@@ -148,7 +157,7 @@ async def rotate_key(id: str, body: Body, office: Office, exchange: Admin) -> Re
     return _told(key, exchange, key=plain)
 
 
-@api.post("/keys/{id}/revoke")
+@api.post("/keys/{id}/revoke", openapi_extra=_NOTHING)
 async def revoke_key(id: str, body: Body, office: Office, exchange: Admin) -> Response:
     """For good, on every replica within a second."""
     _only(body)

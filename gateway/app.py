@@ -9,12 +9,14 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from gateway import admin, counting, feedback
 from gateway.chat import Chat
 from gateway.errors import Failure, describe, failure, internal
 from gateway.exchange import Exchange
 from gateway.messages import Messages, anthropic_failure
+from gateway.openapi import described
 from gateway.prompts import Prompts
 from gateway.responses import Responses
 from gateway.service import Service
@@ -82,7 +84,7 @@ def create_app(settings: Settings) -> Application:
     app.add_exception_handler(ClientGone, _gone)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _unforeseen)
-    _document_chat(app)
+    app.openapi = partial(described, app.openapi)  # type: ignore[method-assign]
     return app
 
 
@@ -138,79 +140,22 @@ async def _http(request: Request, error: Exception) -> Response:
         return _respond(request, failure(404, f"no such path: {request.url.path[:200]}", code="path_not_found"))
     if error.status_code == 405 or there:
         message = f"{request.method} is not allowed on {request.url.path[:200]}"
-        return _respond(request, failure(405, message, code="method_not_allowed"))
+        refused = failure(405, message, code="method_not_allowed")
+        refused.headers.append((b"allow", ", ".join(sorted(_allowed(request))).encode()))
+        return _respond(request, refused)
     return _respond(request, failure(error.status_code, str(error.detail)))
+
+
+def _allowed(request: Request) -> set[str]:
+    """The methods of the path."""
+    methods = {"POST"} if request.url.path in request.app.asked else set()
+    for route in request.app.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            methods |= getattr(route, "methods", None) or set()
+    return methods
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:
     frames = "".join(traceback.format_tb(error.__traceback__))
     _log(request, _exchange(request), logging.ERROR, f"{type(error).__name__}\n{frames}")
     return _respond(request, internal())
-
-
-def _document_chat(app: FastAPI) -> None:
-    """The hot path is no FastAPI route, so its entry in the OpenAPI description is written here."""
-    build = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        schema = build()
-        body: dict[str, Any] = {
-            "type": "object",
-            "required": ["model", "messages"],
-            "properties": {
-                "model": {"type": "string"},
-                "messages": {"type": "array", "minItems": 1, "items": {"type": "object"}},
-                "stream": {"type": "boolean"},
-                "routing": {"type": "object"},
-            },
-        }
-        schema["paths"][CHAT_PATH] = {
-            "post": {
-                "summary": "Chat completion, routed or by an expert's name; streaming and not",
-                "operationId": "chat_completions",
-                "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
-                "responses": {"200": {"description": "OpenAI's chat completion or its event stream"}},
-            }
-        }
-        messages = {
-            **body,
-            "required": [*body["required"], "max_tokens"],
-            "properties": {**body["properties"], "max_tokens": {"type": "integer", "minimum": 1}},
-        }
-        schema["paths"][MESSAGES_PATH] = {
-            "post": {
-                "summary": "Anthropic's Messages API in front of the same experts; streaming and not",
-                "operationId": "messages",
-                "requestBody": {"required": True, "content": {"application/json": {"schema": messages}}},
-                "responses": {"200": {"description": "Anthropic's message or its event stream"}},
-            }
-        }
-        prompt = {"prompt": {"type": ["string", "array"], "items": {"type": "string"}, "maxItems": 1}}
-        text = {
-            "type": "object",
-            "required": ["model", "prompt"],
-            "properties": {k: v for k, v in body["properties"].items() if k != "messages"} | prompt,
-        }
-        schema["paths"][COMPLETIONS_PATH] = {
-            "post": {
-                "summary": "Legacy text completion, answered as a chat; streaming and not",
-                "operationId": "completions",
-                "requestBody": {"required": True, "content": {"application/json": {"schema": text}}},
-                "responses": {"200": {"description": "OpenAI's text completion or its event stream"}},
-            }
-        }
-        given = {"input": {"type": ["string", "array"], "items": {"type": "object"}}}
-        response = {
-            "type": "object",
-            "required": ["model"],
-            "properties": {k: v for k, v in body["properties"].items() if k != "messages"} | given,
-        }
-        schema["paths"].setdefault(RESPONSES_PATH, {})["post"] = {
-            "summary": "OpenAI's Responses API in front of the same experts; streaming and not",
-            "operationId": "responses",
-            "requestBody": {"required": True, "content": {"application/json": {"schema": response}}},
-            "responses": {"200": {"description": "OpenAI's response or its typed events"}},
-        }
-        return schema
-
-    app.openapi = openapi  # type: ignore[method-assign]

@@ -28,8 +28,6 @@ from router.types import Usage
 
 api = APIRouter()
 
-_OBJECT = {"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}}
-
 
 def service_of(request: Request) -> Service:
     service: Service = request.app.state.service
@@ -131,7 +129,7 @@ async def model(name: str, service: In, exchange: Known) -> Response:
     raise UnknownModel(f"no model is called {name[:200]!r}; there are: {there}", param="model")
 
 
-@api.post("/v1/route", openapi_extra=_OBJECT)
+@api.post("/v1/route")
 async def route(body: Body, request: Request, service: In, exchange: Known) -> Response:
     """The decision alone for a chat request; nothing is called and nothing is billed."""
     parsed = parse_chat(body, request.headers.raw, service.chat_experts)
@@ -145,7 +143,7 @@ async def route(body: Body, request: Request, service: In, exchange: Known) -> R
     return answer(decision_json(decision), exchange)
 
 
-@api.post("/v1/embeddings", openapi_extra=_OBJECT)
+@api.post("/v1/embeddings")
 async def embeddings(body: Body, request: Request, service: In, exchange: Known) -> Response:
     """OpenAI's embeddings, from an embedding expert or the local encoder."""
     encoder = service.encoder
@@ -171,7 +169,7 @@ async def embeddings(body: Body, request: Request, service: In, exchange: Known)
     return await _asked(order, call, service, exchange, request)
 
 
-@api.post("/v1/rerank", openapi_extra=_OBJECT)
+@api.post("/v1/rerank")
 async def rerank(body: Body, request: Request, service: In, exchange: Known) -> Response:
     """Documents by their relevance to a query, from a rerank expert or by the local encoder's cosine."""
     encoder = service.encoder

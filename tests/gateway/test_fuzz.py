@@ -1,0 +1,111 @@
+"""Every route, asked in all the ways that the gateway's own OpenAPI description allows, and in some that it forbids."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from processes import Running, written
+from serving import World, expert
+from upstream import USAGE, Wire, answers, polite
+
+from policies import default_artifact
+
+pytest.importorskip("schemathesis")
+pytestmark = pytest.mark.slow
+
+KEY, ADMIN = "sk-fuzz-key-of-the-tests", "admin-credential-of-the-tests"
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "unsupported_method",
+    "allow_header_conformance",
+    "ignored_auth",
+)
+
+
+async def helpful(wire: Wire) -> None:
+    ranked = {"results": [{"index": 0, "relevance_score": 0.5}], "usage": USAGE}
+    await (answers(ranked) if wire.request.path.endswith("/rerank") else polite)(wire)
+
+
+@pytest.fixture
+def served(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    """A gateway in a process of its own, with all that can be on, and experts that answer."""
+    for name, value in (("KEY", KEY), ("ADMIN", ADMIN), ("SECRET", "s" * 32)):
+        monkeypatch.setenv(name, value)
+    world.small.always = helpful
+    many = {"requests_per_minute": 10**6, "tokens_per_minute": 10**9, "concurrency": 10**4}
+    settings: dict[str, Any] = {
+        **world.settings,
+        "experts": [
+            *world.settings["experts"],
+            expert("embed", world.small.url, serves="embeddings", tier="small"),
+            expert("rank", world.small.url, serves="rerank", tier="small"),
+        ],
+        "policy": {"artifact": str(default_artifact())},
+        "ledger": {**world.settings["ledger"], "wait_ms": 500},
+        "auth": {
+            "keys": [{"name": "fuzz", "env": "KEY", "limits": many, "budget": {"usd": 10**6, "per": "day"}}],
+            "secret": {"env": "SECRET"},
+            "admin": {"env": "ADMIN"},
+        },
+        "limits": many,
+        "budget": {"usd": 10**6, "per": "month", "pace": True},
+        "cache": {"semantic": {"threshold": 0.9}},
+        "decisions": {"folder": str(tmp_path / "decisions"), "prompt": "full"},
+        "guards": [{"kind": "steering"}],
+    }
+    running = Running("serve", "--config", written(tmp_path, settings), "--port", "0")
+    # what a stranger sends is no news to a log, and a pipe that nobody reads fills up
+    drain = subprocess.Popen(["cat"], stdin=running.output, stdout=subprocess.DEVNULL)
+    yield running
+    running.kill()
+    drain.wait(10)
+
+
+@pytest.mark.parametrize(("paths", "key"), [("^/(v1/|healthz|readyz|metrics)", KEY), ("^/admin/", ADMIN)])
+def test_no_route_fails_or_answers_what_it_does_not_say(
+    paths: str, key: str, served: Running, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("schemathesis")),
+            *("run", f"{served.url}/openapi.json"),
+            *("--include-path-regex", paths),
+            *("--header", f"Authorization: Bearer {key}"),
+            *("--checks", ",".join(CHECKS)),
+            *("--phases", "examples,coverage,fuzzing,stateful"),
+            *("--max-examples", "40", "--seed", "7", "--no-shrink", "--continue-on-failure"),
+            *("--suppress-health-check", "all", "--warnings", "off", "--request-timeout", "30"),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2_000:]
+    assert re.search(r"\d+ passed", done.stdout), done.stdout[-2_000:]
+    assert httpx.get(f"{served.url}/readyz").status_code == 200
+
+
+def test_the_description_covers_every_path(served: Running) -> None:
+    described = httpx.get(f"{served.url}/openapi.json").json()
+    for path in ("chat/completions", "messages", "completions", "responses", "embeddings", "rerank", "route"):
+        operation = described["paths"][f"/v1/{path}"]["post"]
+        assert operation["requestBody"]["content"]["application/json"]["schema"]["required"], path
+        assert operation["security"] == [{"key": []}] and "401" in operation["responses"], path
+    for path, operations in described["paths"].items():
+        for method, operation in operations.items():
+            if path.startswith("/admin/"):
+                assert operation["security"] == [{"admin": []}], (method, path)
+            if method in ("post", "patch"):
+                assert "requestBody" in operation, (method, path)
