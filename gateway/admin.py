@@ -10,7 +10,7 @@ from gateway.exchange import Exchange
 from gateway.surfaces import In, answer
 from gateway.wire import read_body
 from router.errors import Conflict, InvalidRequest, UnknownRecord
-from router.keys.office import DAY_S, KeyOffice, find_key, find_team
+from router.keys.office import DAY_S, OVERLAP_MOST_S, KeyOffice, find_key, find_team
 from router.keys.records import KeyRecord, KeySpec, TeamRecord, TeamSpec, shown
 
 BASE = "/admin/api"
@@ -90,7 +90,9 @@ _ROTATE = {
             "application/json": {
                 "schema": {
                     "type": "object",
-                    "properties": {"overlap_s": {"type": "number", "minimum": 0, "default": DAY_S}},
+                    "properties": {
+                        "overlap_s": {"type": "number", "minimum": 0, "maximum": OVERLAP_MOST_S, "default": DAY_S}
+                    },
                     "additionalProperties": False,
                 }
             }

@@ -74,10 +74,18 @@ _CHAT = _object(
     response_format={"type": ["object", "null"], "properties": {"type": _STRING}},
     tools=_OBJECTS,
 )
+_SAYS: Schema = {"enum": ["user", "assistant", "system"]}
+_BLOCK: Schema = {
+    "anyOf": [
+        _object(["type", "text"], type={"const": "text"}, text=_STRING),
+        _object(["type"], type={"enum": ["image", "tool_use", "tool_result", "thinking", "redacted_thinking"]}),
+    ]
+}
+_BLOCKS: Schema = {"anyOf": [_STRING, {"type": "array", "minItems": 1, "items": _BLOCK}]}
 _ANTHROPIC = {
     **_ASKED,
-    "messages": {**_MESSAGES, "items": {**_MESSAGE, "required": ["role", "content"]}},
-    "system": {"anyOf": [_STRING, {"type": "array", "items": _PART}]},
+    "messages": {**_MESSAGES, "items": _object(["role", "content"], role=_SAYS, content=_BLOCKS)},
+    "system": _BLOCKS,
     "stop_sequences": {"type": "array", "items": _STRING},
     "tools": {"type": "array", "items": _object(["name"], name=_TEXT, input_schema={"type": "object"})},
     "thinking": {"type": "object"},
@@ -101,7 +109,7 @@ BODIES: dict[str, Schema] = {
     "/v1/responses": _object(
         ["model"],
         **_ASKED,
-        input={"anyOf": [_STRING, {"type": "array", "items": {"type": "object"}}]},
+        input={"anyOf": [_STRING, {"type": "array", "minItems": 1, "items": {"type": "object"}}]},
         instructions={"type": ["string", "null"]},
         max_output_tokens=_COUNT,
         previous_response_id={"type": ["string", "null"]},
@@ -138,7 +146,7 @@ _QUERY: dict[tuple[str, str], dict[str, Schema]] = {
         "before": {"type": "string", "pattern": r"^\d{1,15}-\d{1,10}$", "examples": ["1700000000000-0"]},
     },
 }
-_REQUEST_ID: Schema = {"type": "string", "pattern": r"^[\w.\-]{1,128}$"}
+_REQUEST_ID: Schema = {"type": "string", "description": "1 to 128 letters, digits and . _ -; else one is made"}
 #: Headers beside the body of what is routed as a chat is; wishes are in `routing` as well.
 _HEADERS: dict[str, Schema] = {
     "cache-control": {"type": "string", "examples": ["no-cache", "no-store", "max-age=60"]},
@@ -146,7 +154,7 @@ _HEADERS: dict[str, Schema] = {
     "x-pointsman-quality-floor": {"type": "number", "minimum": 0, "maximum": 1},
     "x-pointsman-max-cost-usd": {"type": "number", "minimum": 0},
     "x-pointsman-max-latency-s": {"type": "number", "minimum": 0},
-    "x-pointsman-only": {"type": "string", "description": "names with commas between them"},
+    "x-pointsman-only": {**_TEXT, "description": "names with commas between them"},
     "x-pointsman-exclude": {"type": "string", "description": "names with commas between them"},
     "x-pointsman-policy": _TEXT,
     "x-pointsman-session": {"type": "string", "minLength": 1, "maxLength": 256},
