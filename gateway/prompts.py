@@ -44,9 +44,10 @@ class Prompts:
         except PointsmanError:
             await self._one(scope, receive, send)
             return
-        messages = await _whole(receive, self._service.settings.limits.body_bytes)
+        limit = self._service.settings.limits.body_bytes
+        messages = await _whole(receive, limit)
         try:
-            bodies = _apart(b"".join(message.get("body", b"") for message in messages))
+            bodies = _apart(b"".join(message.get("body", b"") for message in messages), limit)
         except InvalidRequest as error:
             self._service.metrics.answered(Completions.surface, "", 400)
             await send_failure(describe(error), Exchange(scope["headers"]).headers(), send)
@@ -215,9 +216,12 @@ def _replayed(messages: list[dict[str, Any]], receive: Any) -> Any:
     return again
 
 
-def _apart(data: bytes) -> list[dict[str, Any]]:
-    """The bodies of one prompt each; none where there are not several, or something else is wrong."""
-    if b'"prompt"' not in data or b"[" not in data:
+def _apart(data: bytes, limit: int) -> list[dict[str, Any]]:
+    """The bodies of one prompt each; none where there are not several, or something else is wrong.
+
+    Raises `InvalidRequest`, too, where all that the prompts share would be more than `limit` bytes.
+    """
+    if len(data) > limit or b'"prompt"' not in data:
         return []
     try:
         body = parse_object(data)
@@ -230,6 +234,11 @@ def _apart(data: bytes) -> list[dict[str, Any]]:
         raise InvalidRequest("prompt: expected a string or a list of strings, not tokens", param="prompt")
     if len(prompts) > PROMPTS_MOST:
         raise InvalidRequest(f"prompt: at most {PROMPTS_MOST} prompts, got {len(prompts)}", param="prompt")
+    shared = len(data) - sum(map(len, prompts))
+    if shared * len(prompts) > limit:
+        raise InvalidRequest(
+            f"prompt: {shared} bytes beside the prompts are too many for each of them", param="prompt"
+        )
     return [{**body, "prompt": prompt} for prompt in prompts]
 
 

@@ -153,7 +153,9 @@ def test_a_stranger_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_body_that_is_too_large_is_refused(world: World) -> None:
     gateway = world.start(limits={"body_bytes": 1024})
-    assert gateway.post(PATH, model="small", prompt=["a" * 1000, "b" * 1000]).status_code == 413
+    assert gateway.post(PATH, model="small", prompt=["a" * 400, "b" * 400, "c" * 400]).status_code == 413
+    shared = gateway.post(PATH, model="small", prompt=["a", "b", "c"], user="u" * 500)
+    assert shared.status_code == 400 and "beside the prompts" in shared.json()["error"]["message"]
 
 
 def test_the_official_client_counts_tokens(gateway: Gateway, small: Upstream) -> None:
