@@ -1,15 +1,15 @@
 """The application: `create_app(settings)` builds all of it, and nothing is opened before its lifespan begins."""
 
 import logging
+import re
 import traceback
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
 
 from gateway import admin, counting, feedback
 from gateway.chat import Chat
@@ -40,6 +40,22 @@ class Application(FastAPI):
     """FastAPI with the paths of `asked` taken out in front of it, before its middlewares: they are the hot path."""
 
     asked: Mapping[str, Any]  # the path of a POST -> its ASGI application
+
+    @cached_property
+    def _methods(self) -> list[tuple[re.Pattern[str], set[str]]]:
+        """What each path may be asked by, read from the description: FastAPI's own answer knows of one route."""
+        return [
+            (re.compile(re.sub(r"\{\w+\}", "[^/]+", path)), {method.upper() for method in operations})
+            for path, operations in self.openapi()["paths"].items()
+        ]
+
+    def allowed(self, path: str, known: Mapping[str, str] | None) -> str:
+        """The methods of a path; `known` are the headers of FastAPI's own refusal."""
+        methods = {one.strip() for one in (known or {}).get("Allow", "").split(",") if one}
+        for pattern, more in self._methods:
+            if pattern.fullmatch(path):
+                methods |= more
+        return ", ".join(sorted(methods))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         own = self.asked.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
@@ -141,18 +157,9 @@ async def _http(request: Request, error: Exception) -> Response:
     if error.status_code == 405 or there:
         message = f"{request.method} is not allowed on {request.url.path[:200]}"
         refused = failure(405, message, code="method_not_allowed")
-        refused.headers.append((b"allow", ", ".join(sorted(_allowed(request))).encode()))
+        refused.headers.append((b"allow", request.app.allowed(request.url.path, error.headers).encode()))
         return _respond(request, refused)
     return _respond(request, failure(error.status_code, str(error.detail)))
-
-
-def _allowed(request: Request) -> set[str]:
-    """The methods of the path."""
-    methods = {"POST"} if request.url.path in request.app.asked else set()
-    for route in request.app.routes:
-        if route.matches(request.scope)[0] is not Match.NONE:
-            methods |= getattr(route, "methods", None) or set()
-    return methods
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:

@@ -4,6 +4,7 @@ Every operation says which key it wants and which errors it may answer; `make te
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 from gateway.admin import AUDIT_COUNT_MOST
@@ -190,7 +191,7 @@ _SAID = {
 
 def described(build: Callable[[], Schema]) -> Schema:
     """FastAPI's description, completed."""
-    schema = build()
+    schema = deepcopy(build())  # which FastAPI keeps
     parts = schema.setdefault("components", {})
     text = {"type": ["string", "null"]}
     error = _object(["message", "type"], message=_STRING, type=_STRING, param=text, code={})

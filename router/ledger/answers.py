@@ -54,6 +54,11 @@ class Answers:
     def ttl_ms(self) -> int:
         return max(round(self._ttl_s * 1e3), 1)
 
+    @property
+    def resting(self) -> bool:
+        """Whether Redis is left alone, since it did not answer."""
+        return asyncio.get_running_loop().time() < self._rests_until
+
     async def find(self, digest: str, max_age_s: float | None = None) -> KeptAnswer | None:
         """None where there is none, it is as old as `max_age_s`, or Redis does not say so in time."""
         key = PREFIX + "answer:" + digest
@@ -62,7 +67,7 @@ class Answers:
 
     async def ask(self, *commands: Command) -> list[Any] | None:
         """What Redis replies to commands that read; None where it does not in time."""
-        if asyncio.get_running_loop().time() < self._rests_until:
+        if self.resting:
             return None
         client = self._connected()
         from redis.exceptions import RedisError

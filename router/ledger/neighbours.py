@@ -80,7 +80,7 @@ class Neighbours:
         if best is None:
             return None
         found = await self._answers.find(copy.digests[best], max_age_s)
-        if found is None and max_age_s is None:
+        if found is None and max_age_s is None and not self._answers.resting:
             # its time is over, and so is that of those before it
             self._forget(group, copy, copy.digests[best])
         return found
@@ -92,9 +92,10 @@ class Neighbours:
         for name, fields in entries:
             at, _, number = name.partition(b"-")
             place, value = (int(at), int(number)), fields.get(b"v", b"")
-            # another request may have read it meanwhile; and it may be none that `entry` writes
-            if place > copy.last and len(value) == DIGEST_BYTES + 2 * d:
-                copy.last = place
+            if place <= copy.last:
+                continue  # another request has read it meanwhile
+            copy.last = place
+            if len(value) == DIGEST_BYTES + 2 * d:  # else it is none that `entry` writes
                 copy.digests.append(value[:DIGEST_BYTES].hex())
                 copy.words.append(_hashes(fields.get(b"w", b"")))
                 fresh.append(np.frombuffer(value, "<f2", offset=DIGEST_BYTES).astype(np.float32))

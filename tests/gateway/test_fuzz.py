@@ -137,17 +137,3 @@ def test_no_route_fails_or_answers_what_it_does_not_say(
         answered = set(re.findall(r'pointsman_requests_total{.*status="200",surface="(.*?)"}', text))
         # the fuzz means nothing where nothing gets through
         assert {"chat/completions", "messages", "completions", "responses", "embeddings", "rerank"} <= answered
-
-
-def test_the_description_covers_every_path(served: Running) -> None:
-    described = httpx.get(f"{served.url}/openapi.json").json()
-    for path in ("chat/completions", "messages", "completions", "responses", "embeddings", "rerank", "route"):
-        operation = described["paths"][f"/v1/{path}"]["post"]
-        assert operation["requestBody"]["content"]["application/json"]["schema"]["required"], path
-        assert operation["security"] == [{"key": []}] and "401" in operation["responses"], path
-    for path, operations in described["paths"].items():
-        for method, operation in operations.items():
-            if path.startswith("/admin/"):
-                assert operation["security"] == [{"admin": []}], (method, path)
-            if method in ("post", "patch"):
-                assert "requestBody" in operation, (method, path)
