@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from training.command_line import ENCODER, JSON, apart, note, screen, write_json
+from training.command_line import ENCODER, JSON, apart, note, screen, writable, write_json
 
 
 @click.command("calibrate-cache")
@@ -18,7 +18,11 @@ from training.command_line import ENCODER, JSON, apart, note, screen, write_json
     help="Labelled pairs (.csv, .jsonl, .parquet): a, b, and same: 1 where one answer serves both.",
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="The file for cache.semantic.calibration."
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    callback=writable,
+    help="The file for cache.semantic.calibration.",
 )
 @click.option(
     "--wrong-share",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from training.command_line import ENCODER, JSON, apart, screen, write_json
+from training.command_line import ENCODER, JSON, apart, screen, writable, write_json
 
 
 @click.command()
@@ -16,7 +16,13 @@ from training.command_line import ENCODER, JSON, apart, screen, write_json
     required=True,
     help="Labelled texts (.csv, .jsonl, .parquet): text, the expert that is best at it, domain if known.",
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The file for embeddings.pilots.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    callback=writable,
+    help="The file for embeddings.pilots.",
+)
 @ENCODER
 @JSON
 def pilots(paths: tuple[Path, ...], out: Path, encoder: str, json_out: Path | None) -> None:

@@ -94,6 +94,12 @@ def test_the_command_refuses_what_proves_nothing(tmp_path: Path) -> None:
     assert not out.exists()
 
 
+def test_a_place_that_cannot_be_written_is_said_before_the_work(tmp_path: Path) -> None:
+    table, out = written(tmp_path / "pairs.csv", 3), tmp_path / "none" / "cache.json"
+    done = CliRunner().invoke(calibrate_cache, ["--pairs", str(table), "--out", str(out)])
+    assert isinstance(done.exception, DataError) and "no folder" in str(done.exception)
+
+
 @pytest.mark.parametrize("rows", ["x,y,2", "x,y,", "x,,1", "x,y,maybe"])
 def test_wrong_rows_are_named(rows: str, tmp_path: Path) -> None:
     path = tmp_path / "pairs.csv"
