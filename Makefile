@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CONFIG ?= pointsman.yaml
 PORT ?= 8000
 
-.PHONY: install demo serve test test-remote test-torch test-ray test-node check bench-proxy bench-quality bench-neural bench-ledger bench-pacing bench-scale bench-steering clean
+.PHONY: install demo serve test test-remote test-torch test-ray test-node test-tutorial test-fuzz check bench-proxy bench-quality bench-neural bench-ledger bench-pacing bench-scale bench-steering bench-cache clean
 
 install: $(VENV)/.installed
 
@@ -56,6 +56,10 @@ test-ray:
 test-tutorial: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow tests/test_tutorial.py
 
+# Every route, asked by what the gateway's own OpenAPI description says of it: minutes.
+test-fuzz: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow tests/gateway/test_fuzz.py
+
 # The official Node client against a running gateway; needs node and npm.
 test-node: $(VENV)/.dev build/node/.installed
 	POINTSMAN_TEST_NODE=1 $(BIN)/python -m pytest tests/clients
@@ -101,6 +105,10 @@ bench-steering: $(VENV)/.dev
 # What a million outcomes cost in time and memory; ARGS="--policies cluster --shapes log".
 bench-scale: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/scale.py $(ARGS)
+
+# What the semantic cache hits, and how many of its hits are wrong.
+bench-cache: $(VENV)/.dev
+	$(BIN)/python tests/benchmarks/cached.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -11,7 +11,7 @@ from gateway.surfaces import In, answer
 from gateway.wire import read_body
 from router.errors import Conflict, InvalidRequest, UnknownRecord
 from router.experts.overlay import ExpertRegistry
-from router.keys.office import DAY_S, KeyOffice, find_key, find_team
+from router.keys.office import DAY_S, OVERLAP_MOST_S, KeyOffice, find_key, find_team
 from router.keys.records import KeyRecord, KeySpec, TeamRecord, TeamSpec, shown
 
 BASE = "/admin/api"
@@ -91,10 +91,21 @@ _ROTATE = {
             "application/json": {
                 "schema": {
                     "type": "object",
-                    "properties": {"overlap_s": {"type": "number", "minimum": 0, "default": DAY_S}},
+                    "properties": {
+                        "overlap_s": {"type": "number", "minimum": 0, "maximum": OVERLAP_MOST_S, "default": DAY_S}
+                    },
                     "additionalProperties": False,
                 }
             }
+        }
+    }
+}
+
+
+_NOTHING = {
+    "requestBody": {
+        "content": {
+            "application/json": {"schema": {"type": "object", "properties": {}, "additionalProperties": False}}
         }
     }
 }
@@ -149,7 +160,7 @@ async def rotate_key(id: str, body: Body, office: Office, exchange: Admin) -> Re
     return _told(key, exchange, key=plain)
 
 
-@api.post("/keys/{id}/revoke")
+@api.post("/keys/{id}/revoke", openapi_extra=_NOTHING)
 async def revoke_key(id: str, body: Body, office: Office, exchange: Admin) -> Response:
     """For good, on every replica within a second."""
     _only(body)

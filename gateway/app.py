@@ -1,22 +1,24 @@
 """The application: `create_app(settings)` builds all of it, and nothing is opened before its lifespan begins."""
 
 import logging
+import re
 import traceback
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from gateway import admin, admin_config, feedback, spending
+from gateway import admin, admin_config, counting, feedback, spending
 from gateway.chat import Chat
-from gateway.completions import Completions
 from gateway.configuration import Configuration, Source
 from gateway.errors import Failure, describe, failure, internal
 from gateway.exchange import Exchange
 from gateway.messages import Messages, anthropic_failure
+from gateway.openapi import described
+from gateway.prompts import Prompts
 from gateway.responses import Responses
 from gateway.service import Service
 from gateway.stored import stored
@@ -40,6 +42,22 @@ class Application(FastAPI):
 
     asked: Mapping[str, Any]  # the path of a POST -> its ASGI application
     service: Service  # of the requests to come; each keeps its own to its end
+
+    @cached_property
+    def _methods(self) -> list[tuple[re.Pattern[str], set[str]]]:
+        """What each path may be asked by, read from the description: FastAPI's own answer knows of one route."""
+        return [
+            (re.compile(re.sub(r"\{\w+\}", "[^/]+", path)), {method.upper() for method in operations})
+            for path, operations in self.openapi()["paths"].items()
+        ]
+
+    def allowed(self, path: str, known: Mapping[str, str] | None) -> str:
+        """The methods of a path; `known` are the headers of FastAPI's own refusal."""
+        methods = {one.strip() for one in (known or {}).get("Allow", "").split(",") if one}
+        for pattern, more in self._methods:
+            if pattern.fullmatch(path):
+                methods |= more
+        return ", ".join(sorted(methods))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -81,7 +99,7 @@ def create_app(settings: Settings, source: Source | None = None) -> Application:
         app.asked = {
             CHAT_PATH: Chat(service),
             MESSAGES_PATH: Translated(service, Messages),
-            COMPLETIONS_PATH: Translated(service, Completions),
+            COMPLETIONS_PATH: Prompts(service),
             RESPONSES_PATH: Translated(service, partial(Responses, store=service.responses)),
         }
 
@@ -89,6 +107,7 @@ def create_app(settings: Settings, source: Source | None = None) -> Application:
     configuration = app.state.configuration = Configuration(settings, source, put_to_work)
     app.include_router(api)
     app.include_router(feedback.api)
+    app.include_router(counting.api)
     app.include_router(spending.own)
     if settings.auth.admin:
         app.include_router(spending.api)
@@ -102,7 +121,7 @@ def create_app(settings: Settings, source: Source | None = None) -> Application:
     app.add_exception_handler(ClientGone, _gone)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _unforeseen)
-    _document_chat(app)
+    app.openapi = partial(described, app.openapi)  # type: ignore[method-assign]
     return app
 
 
@@ -125,7 +144,7 @@ def _respond(request: Request, answer: Failure) -> Response:
     surface = request.url.path.removeprefix("/v1/")
     if surface in SURFACES:
         service.metrics.answered(surface, "", answer.status)
-    if request.url.path == MESSAGES_PATH:
+    if request.url.path.startswith(MESSAGES_PATH):
         answer = anthropic_failure(answer, exchange.request_id)
     response = Response(answer.body, answer.status, media_type="application/json")
     response.raw_headers.extend([*exchange.headers(), *answer.headers])
@@ -158,7 +177,9 @@ async def _http(request: Request, error: Exception) -> Response:
         return _respond(request, failure(404, f"no such path: {request.url.path[:200]}", code="path_not_found"))
     if error.status_code == 405 or there:
         message = f"{request.method} is not allowed on {request.url.path[:200]}"
-        return _respond(request, failure(405, message, code="method_not_allowed"))
+        refused = failure(405, message, code="method_not_allowed")
+        refused.headers.append((b"allow", request.app.allowed(request.url.path, error.headers).encode()))
+        return _respond(request, refused)
     return _respond(request, failure(error.status_code, str(error.detail)))
 
 
@@ -166,71 +187,3 @@ async def _unforeseen(request: Request, error: Exception) -> Response:
     frames = "".join(traceback.format_tb(error.__traceback__))
     _log(request, _exchange(request), logging.ERROR, f"{type(error).__name__}\n{frames}")
     return _respond(request, internal())
-
-
-def _document_chat(app: FastAPI) -> None:
-    """The hot path is no FastAPI route, so its entry in the OpenAPI description is written here."""
-    build = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        schema = build()
-        body: dict[str, Any] = {
-            "type": "object",
-            "required": ["model", "messages"],
-            "properties": {
-                "model": {"type": "string"},
-                "messages": {"type": "array", "minItems": 1, "items": {"type": "object"}},
-                "stream": {"type": "boolean"},
-                "routing": {"type": "object"},
-            },
-        }
-        schema["paths"][CHAT_PATH] = {
-            "post": {
-                "summary": "Chat completion, routed or by an expert's name; streaming and not",
-                "operationId": "chat_completions",
-                "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
-                "responses": {"200": {"description": "OpenAI's chat completion or its event stream"}},
-            }
-        }
-        messages = {
-            **body,
-            "required": [*body["required"], "max_tokens"],
-            "properties": {**body["properties"], "max_tokens": {"type": "integer", "minimum": 1}},
-        }
-        schema["paths"][MESSAGES_PATH] = {
-            "post": {
-                "summary": "Anthropic's Messages API in front of the same experts; streaming and not",
-                "operationId": "messages",
-                "requestBody": {"required": True, "content": {"application/json": {"schema": messages}}},
-                "responses": {"200": {"description": "Anthropic's message or its event stream"}},
-            }
-        }
-        prompt = {"prompt": {"type": ["string", "array"], "items": {"type": "string"}, "maxItems": 1}}
-        text = {
-            "type": "object",
-            "required": ["model", "prompt"],
-            "properties": {k: v for k, v in body["properties"].items() if k != "messages"} | prompt,
-        }
-        schema["paths"][COMPLETIONS_PATH] = {
-            "post": {
-                "summary": "Legacy text completion, answered as a chat; streaming and not",
-                "operationId": "completions",
-                "requestBody": {"required": True, "content": {"application/json": {"schema": text}}},
-                "responses": {"200": {"description": "OpenAI's text completion or its event stream"}},
-            }
-        }
-        given = {"input": {"type": ["string", "array"], "items": {"type": "object"}}}
-        response = {
-            "type": "object",
-            "required": ["model"],
-            "properties": {k: v for k, v in body["properties"].items() if k != "messages"} | given,
-        }
-        schema["paths"].setdefault(RESPONSES_PATH, {})["post"] = {
-            "summary": "OpenAI's Responses API in front of the same experts; streaming and not",
-            "operationId": "responses",
-            "requestBody": {"required": True, "content": {"application/json": {"schema": response}}},
-            "responses": {"200": {"description": "OpenAI's response or its typed events"}},
-        }
-        return schema
-
-    app.openapi = openapi  # type: ignore[method-assign]

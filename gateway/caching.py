@@ -1,8 +1,9 @@
-"""The exact cache: which requests have one answer, under which digest it is kept, and when it is given again.
+"""The cache: which requests have one answer, under which digest it is kept, and when it is given again.
 
 Two requests are the same where their bodies are, keys in any order, with the same wishes, from the same caller
 (`scope: key`) and under the same policy. An answer is kept only whole and finished: no error, no stream that broke,
 nothing cut off by a limit on its length or by a filter. Streams and whole answers are kept apart.
+Where it is configured, a question that is close enough may have that answer too: see `gateway.semantic`.
 """
 
 import hashlib
@@ -13,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from gateway.chat_request import ChatRequest
+from gateway.semantic import Question, Semantic
 from router.config import CacheSettings
+from router.embedding import Encoder
 from router.ledger.answers import Answers, KeptAnswer
-from router.null_experts import EXACT, null_alone, with_null
-from router.types import Decision, Preference
+from router.null_experts import EXACT, SEMANTIC, null_alone, with_null
+from router.types import Decision, Floats, Preference
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -32,6 +35,9 @@ class Directives:
     no_cache: bool = False  # do not give a kept answer
     no_store: bool = False  # nor keep this one
     max_age_s: float | None = None
+
+
+DEFAULT = Directives()
 
 
 def directives(headers: Sequence[tuple[bytes, bytes]]) -> Directives:
@@ -53,25 +59,55 @@ def directives(headers: Sequence[tuple[bytes, bytes]]) -> Directives:
 class Lookup:
     """One request at the cache. `state` is what its answer's header says, `chosen` a kept answer to give."""
 
-    __slots__ = ("_answers", "_digest", "_events", "_size", "chosen", "found", "state")
+    __slots__ = (
+        "_answers",
+        "_digest",
+        "_events",
+        "_max_age_s",
+        "_question",
+        "_reads",
+        "_size",
+        "_vector",
+        "chosen",
+        "found",
+        "state",
+    )
 
-    def __init__(self, answers: Answers, digest: str | None, found: KeptAnswer | None, state: bytes) -> None:
-        """`digest` is None where the answer is not to be kept."""
+    def __init__(
+        self,
+        answers: Answers,
+        digest: str | None,
+        found: KeptAnswer | None,
+        state: bytes,
+        question: Question | None = None,
+        asked: Directives = DEFAULT,
+    ) -> None:
+        """`digest` is None where the answer is not to be kept, `question` where only the same one has it."""
         self._answers = answers
         self._digest = digest
+        self._question = question
+        self._reads = not asked.no_cache
+        self._max_age_s = asked.max_age_s
+        self._vector: Floats | None = None
         self._events: list[bytes] = []
         self._size = 0
         self.found = found
         self.chosen: KeptAnswer | None = None
         self.state = state
 
-    def join(self, decision: Decision) -> Decision:
-        """The decision with what was found as a null expert in it."""
-        if self.found is None:
-            return decision
-        decision = with_null(decision, EXACT, self.found.expert)
-        if decision.order[0] == EXACT:
-            self.chosen, self.state = self.found, b"hit"
+    async def join(self, decision: Decision) -> Decision:
+        """The decision with what is found as a null expert in it."""
+        self._vector = decision.vector
+        if self.found is not None:
+            decision = with_null(decision, EXACT, self.found.expert)
+            if decision.order[0] == EXACT:
+                self.chosen, self.state = self.found, b"hit"
+        elif self._question is not None and self._reads and self._vector is not None:
+            near = await self._question.nearest(self._vector, self._max_age_s)
+            if near is not None:
+                decision = with_null(decision, SEMANTIC, near.expert, self._question.wrong)
+                if decision.order[0] == SEMANTIC:
+                    self.chosen, self.state = near, b"semantic"
         return decision
 
     def alone(self, decision_id: str, policy: str, preference: Preference) -> Decision:
@@ -95,12 +131,17 @@ class Lookup:
         if self._digest is not None:
             body = b"".join(self._events)
             if _ended(_choices_of(body)):
-                self._answers.keep(self._digest, expert, body)
+                self._keep(self._digest, expert, body)
 
     def keep(self, expert: str, body: bytes) -> None:
         """A whole answer came."""
         if self._digest is not None and len(body) <= self._answers.most_bytes and _ended(_choices(body)):
-            self._answers.keep(self._digest, expert, body)
+            self._keep(self._digest, expert, body)
+
+    def _keep(self, digest: str, expert: str, body: bytes) -> None:
+        question, vector = self._question, self._vector
+        beside = () if question is None or vector is None else question.entry(digest, vector)
+        self._answers.keep(digest, expert, body, beside)
 
 
 class Cache:
@@ -109,6 +150,12 @@ class Cache:
     def __init__(self, settings: CacheSettings, connect: Callable[[], "Redis"], wait_s: float) -> None:
         self._settings = settings
         self._answers = Answers(connect, ttl_s=settings.ttl_s, most_bytes=settings.max_entry_bytes, wait_s=wait_s)
+        self._semantic = Semantic(settings.semantic, self._answers) if settings.semantic else None
+
+    def check(self, encoder: Encoder | None) -> None:
+        """`encoder` is what embeds the queries. Raises `ConfigError` where the settings cannot be kept with it."""
+        if self._semantic is not None:
+            self._semantic.check(encoder)
 
     async def close(self) -> None:
         await self._answers.close()
@@ -117,14 +164,16 @@ class Cache:
         """`owner` is the caller's key, `policy` the policy in use."""
         if asked.no_store or not self._one_answer(request):
             return Lookup(self._answers, None, None, b"bypass")
+        same = self._same(request, owner, policy)
         try:
-            digest = self._digest(request, owner, policy)
+            digest = hashlib.sha256(orjson.dumps(same, option=orjson.OPT_SORT_KEYS)).hexdigest()
         except orjson.JSONEncodeError:  # nested too deeply
             return Lookup(self._answers, None, None, b"bypass")
+        question = None if self._semantic is None else self._semantic.question(request, same)
         if asked.no_cache:
-            return Lookup(self._answers, digest, None, b"bypass")
+            return Lookup(self._answers, digest, None, b"bypass", question, asked)
         found = await self._answers.find(digest, asked.max_age_s)
-        return Lookup(self._answers, digest, found, b"miss")
+        return Lookup(self._answers, digest, found, b"miss", question, asked)
 
     def _one_answer(self, request: ChatRequest) -> bool:
         """Whether the same body asks for the same answer: nothing drawn, nothing that lies elsewhere."""
@@ -138,9 +187,10 @@ class Cache:
             for part in content
         )
 
-    def _digest(self, request: ChatRequest, owner: str, policy: str) -> str:
+    def _same(self, request: ChatRequest, owner: str, policy: str) -> dict[str, Any]:
+        """All that makes two requests the same."""
         wishes = request.wishes
-        asked = {
+        return {
             "body": request.body,
             "owner": owner if self._settings.scope == "key" else None,
             "policy": policy,
@@ -153,7 +203,6 @@ class Cache:
             "allowed": None if wishes.allowed is None else sorted(wishes.allowed),
             "fallback": wishes.fallback,
         }
-        return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def _inline(part: dict[str, Any]) -> bool:

@@ -1,6 +1,7 @@
 """`POST /v1/completions`, OpenAI's legacy text completions in front of chat (see `gateway.translation`).
 
-A prompt becomes one user message; texts come back out of the chat's answer or stream.
+A prompt becomes one user message; texts come back out of the chat's answer or stream. For several prompts see
+`gateway.prompts`.
 """
 
 from collections.abc import Sequence
@@ -52,8 +53,7 @@ def chat_body(body: dict[str, Any]) -> dict[str, Any]:
     if isinstance(prompt, list):
         if len(prompt) != 1:
             raise InvalidRequest(
-                f"prompt: expected one prompt a request, got a list of {len(prompt)}; send the others on their own",
-                param="prompt",
+                f"prompt: expected a string or a list of strings, got a list of {len(prompt)}", param="prompt"
             )
         prompt = prompt[0]
     if not isinstance(prompt, str):

@@ -38,7 +38,7 @@ async def cached_or_decided(
             raise
         preference = request.wishes.preference or service.settings.policy.preference
         return lookup.alone("dec_" + secrets.token_hex(12), service.router.use.label, preference)
-    return lookup.join(decision)
+    return await lookup.join(decision)
 
 
 async def decide(

@@ -12,9 +12,11 @@ from gateway.chat_request import parse_object
 from router.embedding import Encoder, Vectors
 from router.errors import InvalidRequest, UnknownModel
 from router.experts.base import Call
+from router.pilots import Pilots
 
 SURFACE = "embeddings"
 MAX_INPUTS = 2048  # OpenAI's own limit
+PILOTED = 8  # texts of one request by which its expert is chosen
 AT_ONCE = 4  # texts of one request in the encoder's queue, so that routing never waits behind a large request
 
 
@@ -72,6 +74,19 @@ def call_of(surface: str, body: dict[str, Any], input_tokens: int, timeout_s: fl
         request_id=request_id,
         input_tokens=input_tokens,
     )
+
+
+async def closeness_of(
+    request: EmbeddingsRequest, pilots: Pilots | None, encoder: Encoder | None
+) -> dict[str, float]:
+    """How close the request's texts are to every expert's pilots; empty where there are none, or only tokens.
+
+    One call is one expert's, so many texts are one: of a long list a few are read.
+    """
+    if pilots is None or encoder is None or request.texts is None:
+        return {}
+    some = request.texts[:: -(-len(request.texts) // PILOTED)]
+    return pilots.closeness([await encoder.encode(text, keep=False) for text in some])
 
 
 async def encode_locally(request: EmbeddingsRequest, encoder: Encoder) -> bytes:

@@ -14,10 +14,11 @@ _BODY = {
     "type": "object",
     "required": ["decision"],
     "properties": {
-        "decision": {"type": "string"},
+        "decision": {"type": "string", "minLength": 1, "maxLength": 100},
         "score": {"type": "number", "minimum": 0, "maximum": 1},
         "thumb": {"enum": list(THUMBS)},
     },
+    "oneOf": [{"required": ["score"]}, {"required": ["thumb"]}],
 }
 
 

@@ -7,7 +7,7 @@ change leaves as it is: experts with their connections and health, policy, encod
 import asyncio
 import hashlib
 import random
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 from gateway.auth import ANONYMOUS, Keyring
@@ -30,6 +30,7 @@ from router.ledger.decisions import Decisions
 from router.ledger.pace import Pace
 from router.ledger.sessions import Sessions
 from router.pacing import Tariff
+from router.pilots import Pilots
 from router.router import Router
 from router.types import Entry, Payer, Usage
 
@@ -75,6 +76,8 @@ class Service:
         self.embedding_experts = tuple(spec.name for spec in enabled if spec.serves == "embeddings")
         #: Embedding experts' vector spaces, where declared.
         self.spaces = {one.name: one.space for one in settings.experts if one.space is not None}
+        #: By which a text finds its expert among those of one space; None: the cheapest.
+        self.pilots = None if (path := settings.embeddings.pilots) is None else Pilots.read(path)
         self.rerank_experts = tuple(spec.name for spec in enabled if spec.serves == "rerank")
         if not self.chat_experts:
             raise ConfigError("experts: none of them serves chat and is enabled")
@@ -208,11 +211,14 @@ class Service:
         local = () if self.encoder is None else (self.encoder.name,)
         return (*(spec.name for spec in self.pool.specs if spec.enabled), *local)
 
-    def alike(self, expert: str, allowed: Collection[str] | None) -> list[str]:
+    def alike(
+        self, expert: str, allowed: Collection[str] | None, closeness: Mapping[str, float] | None = None
+    ) -> list[str]:
         """The embedding experts that `auto` may ask in `expert`'s place: those declared to be of its space.
 
-        Vectors of different models cannot be compared, so without a declared space that is `expert` alone. The
-        cheapest first, those that rest after failures last; not those that the key may not use (`allowed`).
+        Vectors of different models cannot be compared, so without a declared space that is `expert` alone. Those
+        that rest after failures last, else the closest first, where `closeness` says of any, else the cheapest;
+        not those that the key may not use (`allowed`).
         """
         space, pool = self.spaces.get(expert), self.pool
         names = [
@@ -221,7 +227,15 @@ class Service:
             if (name == expert or (space is not None and self.spaces.get(name) == space))
             and (allowed is None or name in allowed)
         ]
-        return sorted(names, key=lambda name: (pool.resting_s(name) > 0, pool.experts[name].spec.price.input))
+        close = closeness or {}
+        return sorted(
+            names,
+            key=lambda name: (
+                pool.resting_s(name) > 0,
+                -close.get(name, -2.0),  # under any cosine
+                pool.experts[name].spec.price.input,
+            ),
+        )
 
     def _kept(self, name: str, given: Any, make: Callable[[Any], T]) -> T:
         """The part `name`, made of the settings `given`: the one before's where that is made of the same."""
@@ -272,6 +286,12 @@ class Service:
             use, artifact = load_use(settings, specs)
         self.encoder = self._encoder_for(artifact)
         self._artifact = artifact
+        if self.cache is not None:
+            self.cache.check(self.encoder if use.policy.reads_query else None)
+        if self.pilots is not None:
+            if self.encoder is None:
+                raise ConfigError("embeddings.pilots: the policy does not read the query, so there is no encoder")
+            self.pilots.check(self.encoder.name, self.encoder.revision, self.embedding_experts)
         self._router = Router(
             use,
             specs,

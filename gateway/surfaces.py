@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from gateway.chat_request import ROUTED, parse_chat
 from gateway.deciding import cached_or_decided, decision_json
-from gateway.embeddings import SURFACE, call_of, encode_locally, parse_embeddings
+from gateway.embeddings import SURFACE, call_of, closeness_of, encode_locally, parse_embeddings
 from gateway.exchange import Exchange
 from gateway.metrics import CONTENT_TYPE
 from gateway.permission import permit_model, permitted
@@ -30,8 +30,6 @@ from router.types import Usage
 api = APIRouter()
 #: Where a request's scope holds the `Service` that it is answered by.
 SERVICE = "pointsman.service"
-
-_OBJECT = {"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}}
 
 
 def service_of(request: Request) -> Service:
@@ -134,7 +132,7 @@ async def model(name: str, service: In, exchange: Known) -> Response:
     raise UnknownModel(f"no model is called {name[:200]!r}; there are: {there}", param="model")
 
 
-@api.post("/v1/route", openapi_extra=_OBJECT)
+@api.post("/v1/route")
 async def route(body: Body, request: Request, service: In, exchange: Known) -> Response:
     """The decision alone for a chat request; nothing is called and nothing is billed."""
     parsed = parse_chat(body, request.headers.raw, service.chat_experts)
@@ -148,7 +146,7 @@ async def route(body: Body, request: Request, service: In, exchange: Known) -> R
     return answer(decision_json(decision), exchange)
 
 
-@api.post("/v1/embeddings", openapi_extra=_OBJECT)
+@api.post("/v1/embeddings")
 async def embeddings(body: Body, request: Request, service: In, exchange: Known) -> Response:
     """OpenAI's embeddings, from an embedding expert or the local encoder."""
     encoder = service.encoder
@@ -156,7 +154,10 @@ async def embeddings(body: Body, request: Request, service: In, exchange: Known)
     order: list[str] = []
     if parsed.expert is not None:
         allowed = None if exchange.key is None else exchange.key.models
-        order = service.alike(parsed.expert, allowed) if parsed.routed else [parsed.expert]
+        order = [parsed.expert]
+        if parsed.routed:
+            closeness = await closeness_of(parsed, service.pilots, encoder)
+            order = service.alike(parsed.expert, allowed, closeness)
     if exchange.key is not None and not (parsed.routed and order):
         permit_model(exchange.key, parsed.expert or (encoder.name if encoder is not None else ""))
     if service.guarding is not None:
@@ -171,7 +172,7 @@ async def embeddings(body: Body, request: Request, service: In, exchange: Known)
     return await _asked(order, call, service, exchange, request)
 
 
-@api.post("/v1/rerank", openapi_extra=_OBJECT)
+@api.post("/v1/rerank")
 async def rerank(body: Body, request: Request, service: In, exchange: Known) -> Response:
     """Documents by their relevance to a query, from a rerank expert or by the local encoder's cosine."""
     encoder = service.encoder

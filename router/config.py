@@ -306,6 +306,21 @@ class DecisionSettings(Section):
     stream_rows: int = Field(100_000, ge=1, le=10**8, description="that may wait in Redis; later ones are dropped")
 
 
+class SemanticSettings(Section):
+    """Answers given again to questions that are nearly the same; where a routed request is worth no more."""
+
+    calibration: Path | None = Field(None, description="what `pointsman calibrate-cache` wrote")
+    threshold: float | None = Field(None, gt=0, le=1, description="least cosine, in its place: nothing is proven")
+    wrong_share: float = Field(0.02, gt=0, le=0.5, description="of the hits, at most")
+    entries: int = Field(100, ge=1, le=10_000, description="questions compared, of those that may be: the newest")
+
+    @model_validator(mode="after")
+    def _one_threshold(self) -> "SemanticSettings":
+        if (self.calibration is None) == (self.threshold is None):
+            raise ValueError("give exactly one of `calibration` (a file) or `threshold` (a cosine)")
+        return self
+
+
 class CacheSettings(Section):
     """Answers kept in the ledger's Redis and given again to the same request; there only where it is configured."""
 
@@ -313,6 +328,13 @@ class CacheSettings(Section):
     max_entry_bytes: int = Field(256 * 1024, ge=1024, le=16 * 1024 * 1024)
     scope: Literal["key", "gateway"] = Field("key", description="who is given another's answer: nobody, or all")
     sampled: bool = Field(False, description="also answers to requests with a temperature above 0 or n above 1")
+    semantic: SemanticSettings | None = None
+
+
+class EmbeddingSettings(Section):
+    """How `auto` chooses among the embedding experts of one `space`: by pilots, or the cheapest."""
+
+    pilots: Path | None = Field(None, description="what `pointsman pilots` wrote")
 
 
 class KeySettings(Secret):
@@ -374,6 +396,7 @@ class Settings(Section):
     ledger: LedgerSettings = LedgerSettings()
     decisions: DecisionSettings | None = None
     cache: CacheSettings | None = None
+    embeddings: EmbeddingSettings = EmbeddingSettings()
     auth: AuthSettings = AuthSettings()
     limits: LimitSettings = LimitSettings()
     budget: Budgets = ()

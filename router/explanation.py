@@ -1,5 +1,6 @@
 """A decision in words, for people."""
 
+from router.null_experts import SEMANTIC
 from router.stickiness import why_held
 from router.types import NULL_PREFIX, UNLIKE, Decision, Floor
 
@@ -7,7 +8,8 @@ from router.types import NULL_PREFIX, UNLIKE, Decision, Floor
 def why(decision: Decision) -> str:
     """For people: what the chosen expert is expected to do, against the strongest one, and what of the floor."""
     if decision.order[0].startswith(NULL_PREFIX):
-        return f"{decision.order[0]}: an answer that was kept, at no cost, is worth as much as any expert's"
+        of = " of a question close to this one" if decision.order[0] == SEMANTIC else ""
+        return f"{decision.order[0]}: an answer{of} that was kept, at no cost, is worth as much as any expert's"
     candidates = decision.candidates()
     terms = "the pace of a budget" if decision.paced else repr(decision.preference)
     chosen = candidates[0]

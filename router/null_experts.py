@@ -4,6 +4,8 @@ AdaMoE (Zeng et al., 2024) adds experts that compute nothing to a gate's choice.
 request that it fits: its quality is what is foretold of the expert that wrote it, on this very query; its cost and
 latency are 0. It is chosen where its utility is at least that of every expert that may take the request. A caller
 who named an expert has no other to compare it with, and takes it.
+
+An answer to a question that is merely close (`SEMANTIC`) is wrong with some probability, and worth that much less.
 """
 
 from dataclasses import replace
@@ -13,18 +15,20 @@ import numpy as np
 from router.types import NULL_PREFIX, Decision, Preference
 
 EXACT = NULL_PREFIX + "exact"
+SEMANTIC = NULL_PREFIX + "semantic"
 
 
-def with_null(decision: Decision, null: str, writer: str) -> Decision:
+def with_null(decision: Decision, null: str, writer: str, wrong: float = 0.0) -> Decision:
     """The decision with the null expert in it, first in `order` where it is chosen and else ruled out.
 
-    `writer` is the expert that wrote the kept answer. The propensity says what is done now that there is a hit.
+    `writer` is the expert that wrote the kept answer, `wrong` the probability that it answers another question. The
+    propensity says what is done now that there is a hit.
     """
     if not decision.experts:
         return replace(decision, order=(null, *decision.order))
     if writer not in decision.experts:
         return decision  # nothing is known of who wrote it
-    quality = float(decision.quality[decision.experts.index(writer)])
+    quality = (1.0 - wrong) * float(decision.quality[decision.experts.index(writer)])
     eligible = [decision.experts.index(name) for name in decision.order]
     best = max(float(decision.utility[k]) for k in eligible)
     chosen = quality >= best

@@ -47,6 +47,7 @@ class Running:
                 self.url = found.group(1)
                 break
         assert self.url, f"it was never ready: {self.text}"
+        self.output = self._process.stdout
 
     def tell(self, how: signal.Signals) -> None:
         self._process.send_signal(how)

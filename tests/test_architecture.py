@@ -24,7 +24,8 @@ BASE = {
     "router": {
         # nouns and contracts
         "types", "errors", "config", "policy", "objective", "pacing", "artifact", "files", "gates", "conversation",
-        "expert_names", "steps", "stepped", "stickiness",
+        "expert_names", "steps", "stepped", "stickiness", "null_experts",
+        "sameness",
         # the quality floor
         "guarantee", "floors",
         # what policies are made of
@@ -46,7 +47,8 @@ BASE = {
     "router/keys": {"records", "script", "store", "follower", "registry"},
     "router/guards": {"base"},
     "router/ledger": {"embedded", "outbox", "script", "store", "caps", "caps_script", "share", "spool",
-        "pipe", "claim", "journal", "settlements", "under_way", "account", "decision_rows", "decision_stream",
+        "pipe", "claim", "journal", "settlements", "under_way", "account", "answers",
+        "decision_rows", "decision_stream",
     },
     "policies": set(),
     "training": {
@@ -55,7 +57,7 @@ BASE = {
         "predictions", "render", "roster",
         "importers", "records", "text_records", "outcome_file", "importing", "cards", "inspection", "export",
         "command_line", "jobs", "run_folder", "kept_fits", "comparison", "standings", "true_domain", "space",
-        "tuning", "memory",
+        "tuning", "memory", "cache_calibration",
     },
     "training/importers": {"base"},
     "training/studies": {"base", "rewording", "ablation", "cost", "domain", "expert", "robustness"},
@@ -68,7 +70,8 @@ BASE = {
         "chat_request", "decision_row", "feedback", "reserving", "turn", "chat", "embeddings", "surfaces",
         "preview", "doctor", "app", "server", "translation", "fields", "completions", "stored", "anthropic_request",
         "anthropic_answer", "messages", "response_store", "responses_request", "responses_answer",
-        "responses_stream", "responses", "caching", "rerank", "exchange", "deciding",
+        "responses_stream", "responses", "caching", "semantic", "prompts", "counting", "rerank",
+        "exchange", "deciding", "openapi",
     },
 }  # fmt: skip
 #: Costs seconds or is an extra: imported by the function that needs it, never at the top of a module.

@@ -51,7 +51,7 @@ class KindOption(click.Option):
         return names, f"{text} There are: {', '.join(kinds())}."
 
 
-def _writable(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+def writable(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
     """Said before hours of work, not after them."""
     if path is not None and path != STDOUT and not path.parent.is_dir():
         raise DataError(f"cannot write {path}: there is no folder {path.parent}")
@@ -75,7 +75,7 @@ def _told() -> Iterator[None]:
 def _json_place(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
     if path == STDOUT:
         ctx.with_resource(_told())
-    return _writable(ctx, param, path)
+    return writable(ctx, param, path)
 
 
 #: Every command's: what it found, for machines.

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from router.config import Budgets, Name, RateSettings
 from router.errors import InvalidRequest
@@ -38,7 +38,7 @@ def _some(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
     return values
 
 
-Label = Annotated[str, AfterValidator(_named)]
+Label = Annotated[str, AfterValidator(_named), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})]
 Text = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Tag = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w.\-/@:+=]+$")]
 Choice = Annotated[tuple[Name, ...] | None, Field(max_length=1000), AfterValidator(_some)]

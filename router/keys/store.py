@@ -100,6 +100,8 @@ class RecordStore:
 
     async def audit(self, count: int, before: str | None) -> list[dict[str, Any]]:
         """The newest entries first, those older than the id `before`; `at` is the server's time."""
+        if before and not before.strip("0-"):
+            return []  # the very first id: Redis calls what is before it no range
         async with answering(self._where):
             rows = await self._client.xrevrange(AUDIT_KEY, f"({before}" if before else "+", "-", count)
         found = []

@@ -1,4 +1,4 @@
-"""Answers kept for a while in the ledger's Redis, for the exact cache. A slow or absent Redis has none.
+"""Answers kept for a while in the ledger's Redis, for the caches. A slow or absent Redis has none.
 
     pointsman:{ledger}:answer:DIGEST    one line of JSON (who wrote it, for how long it is kept), then the answer
 
@@ -26,6 +26,8 @@ PAUSE_S = 1.0
 
 log = logging.getLogger(__name__)
 
+Command = tuple[str | bytes | int, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class KeptAnswer:
@@ -48,29 +50,46 @@ class Answers:
         self._rests_until = 0.0
         self._writes: set[asyncio.Task[None]] = set()
 
+    @property
+    def ttl_ms(self) -> int:
+        return max(round(self._ttl_s * 1e3), 1)
+
+    @property
+    def resting(self) -> bool:
+        """Whether Redis is left alone, since it did not answer."""
+        return asyncio.get_running_loop().time() < self._rests_until
+
     async def find(self, digest: str, max_age_s: float | None = None) -> KeptAnswer | None:
         """None where there is none, it is as old as `max_age_s`, or Redis does not say so in time."""
-        if asyncio.get_running_loop().time() < self._rests_until:
+        key = PREFIX + "answer:" + digest
+        replies = await self.ask(("GET", key), ("PTTL", key))
+        return None if replies is None or replies[0] is None else _read(replies[0], replies[1], max_age_s)
+
+    async def ask(self, *commands: Command) -> list[Any] | None:
+        """What Redis replies to commands that read; None where it does not in time."""
+        if self.resting:
             return None
         client = self._connected()
         from redis.exceptions import RedisError
 
-        key = PREFIX + "answer:" + digest
         try:
             async with asyncio.timeout(self._wait_s):
                 asking: Any = client.pipeline(transaction=False)
-                found, left_ms = await asking.get(key).pttl(key).execute()
+                for command in commands:
+                    asking.execute_command(*command)
+                replies: list[Any] = await asking.execute()
         except (RedisError, OSError, TimeoutError) as error:
             self._rest(error)
             return None
-        return None if found is None else _read(found, left_ms, max_age_s)
+        return replies
 
-    def keep(self, digest: str, expert: str, body: bytes) -> None:
-        """Begins to write the answer; never waits, never raises."""
+    def keep(self, digest: str, expert: str, body: bytes, beside: tuple[Command, ...] = ()) -> None:
+        """Begins to write the answer, and what else is to be written with it; never waits, never raises."""
         if len(body) > self.most_bytes or len(self._writes) >= WRITES_MOST:
             return
         head = orjson.dumps({"expert": expert, "ttl_s": self._ttl_s})
-        task = asyncio.get_running_loop().create_task(self._write(digest, head + b"\n" + body))
+        kept = ("SET", PREFIX + "answer:" + digest, head + b"\n" + body, "PX", self.ttl_ms)
+        task = asyncio.get_running_loop().create_task(self._write(kept, *beside))
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
 
@@ -81,12 +100,15 @@ class Answers:
             await let_go(self._client)
             self._client = None
 
-    async def _write(self, digest: str, value: bytes) -> None:
+    async def _write(self, *commands: Command) -> None:
         from redis.exceptions import RedisError
 
         try:
             async with asyncio.timeout(WRITE_WAIT_S):
-                await self._connected().set(PREFIX + "answer:" + digest, value, px=max(round(self._ttl_s * 1e3), 1))
+                writing: Any = self._connected().pipeline(transaction=False)
+                for command in commands:
+                    writing.execute_command(*command)
+                await writing.execute()
         except (RedisError, OSError, TimeoutError) as error:
             log.info("cache: an answer was not kept (%s)", type(error).__name__)
 

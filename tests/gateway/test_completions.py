@@ -128,7 +128,7 @@ def test_another_method_is_not_allowed(gateway: Gateway) -> None:
         ("prompt", 7),
         ("prompt", [1, 2]),
         ("prompt", [5]),
-        ("prompt", ["a", "b"]),
+        ("prompt", ["a", ["b"]]),
         ("prompt", []),
         ("max_tokens", 0),
         ("n", "two"),

@@ -358,13 +358,18 @@ def test_the_decision_log_keeps_propensity_and_first_byte_time(tmp_path: Path) -
         decision(decision_id="d2", prompt="How?"),
         decision(decision_id="d3", prompt="When?", ok=False),
         decision(decision_id="d4"),
+        decision(decision_id="d5", prompt="Who?", expert="cache:semantic", cost_usd=0),
     )
     rows, summary = imported(path)
     assert [(row["query_id"], row["score"], row["propensity"], row["ttft_s"]) for row in rows] == [
         ("d1", 0.0, 0.25, 0.3),
         ("d2", None, 0.25, 0.3),
     ]
-    assert summary.skipped == {"calls that failed": 1, "calls without prompt and vector": 1}
+    assert summary.skipped == {
+        "calls that failed": 1,
+        "calls without prompt and vector": 1,
+        "answers out of the cache": 1,
+    }
 
 
 def test_a_log_without_prompts_gives_its_vectors(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
+from router.types import NULL_PREFIX
 from training.importers.base import Importer, Row, Skipped, first_of, has, rating
 from training.records import Record
 
@@ -54,6 +55,9 @@ class DecisionLog(Importer):
             return
         if not math.isnan(record.number("ok")) and not record.number("ok"):
             yield Skipped("calls that failed")
+            return
+        if (record.text("expert") or "").startswith(NULL_PREFIX):
+            yield Skipped("answers out of the cache")  # no expert's work
             return
         prompt, vector = record.text("prompt"), _vector(record)
         if prompt is None and vector is None:
