@@ -20,7 +20,8 @@ from pydantic import BaseModel
 from gateway.loading import artifact_folder
 from gateway.service import Service
 from router.artifact import HEADER
-from router.config import ExpertSettings, Settings, load_settings, secrets_of
+from router.config import Settings, load_settings, secrets_of
+from router.config_experts import ExpertSettings
 from router.errors import ArtifactError, ConfigError, Conflict, EncoderError, PointsmanError
 from router.experts.overlay import ExpertRegistry, Overlay, overlaid
 

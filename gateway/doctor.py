@@ -12,7 +12,8 @@ from gateway.auth import Keyring
 from gateway.guarding import Guarding
 from gateway.loading import build_expert, load_encoder, load_use
 from router.artifact import Artifact
-from router.config import ExpertSettings, Settings
+from router.config import Settings
+from router.config_experts import ExpertSettings
 from router.errors import PointsmanError
 from router.experts.base import Expert
 from router.experts.prices import PriceMap

@@ -10,7 +10,8 @@ import orjson
 
 from gateway.configuration import REFUSED, Configuration
 from gateway.masking import masked
-from router.config import ExpertSettings, parse_expert
+from router.config import parse_expert
+from router.config_experts import ExpertSettings
 from router.errors import ConfigError, Conflict, InvalidRequest, UnknownRecord
 from router.experts.overlay import ExpertRecord, ExpertRegistry, Overlay
 from router.keys.records import now

@@ -5,14 +5,8 @@ from pathlib import Path
 
 from policies import default_artifact, load_policy
 from router.artifact import Artifact, check_encoder
-from router.config import (
-    EncoderSettings,
-    EndpointSettings,
-    ExpertSettings,
-    PolicySettings,
-    RemoteSettings,
-    SimulatedSettings,
-)
+from router.config import EncoderSettings, PolicySettings
+from router.config_experts import EndpointSettings, ExpertSettings, RemoteSettings, SimulatedSettings
 from router.embedding import Encoder
 from router.errors import PointsmanError
 from router.expert_names import columns

@@ -17,7 +17,8 @@ from gateway.guarding import Guarding
 from gateway.loading import artifact_folder, build_expert, in_use, load_encoder, load_use
 from gateway.response_store import ResponseStore
 from router.artifact import Artifact, check_encoder, version_of
-from router.config import Secret, Settings, secrets_of
+from router.config import Settings, secrets_of
+from router.config_base import Secret
 from router.embedding import Encoder
 from router.errors import CALLERS_FAULT, ArtifactError, ConfigError
 from router.experts.base import Expert

@@ -3,14 +3,12 @@
 Secrets are never values of the configuration: it names the environment variable or the file that holds them.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -20,222 +18,14 @@ from pydantic import (
     model_validator,
 )
 
+from router.config_base import Budgets, Hedge, Name, RateSettings, Seconds, Secret, Section, listed
+from router.config_experts import ExpertSettings
 from router.errors import ConfigError
-from router.types import Capability, Preference, Tier
+from router.types import Preference
 
 #: Where under `auth` a wrong value may be shown: it is no secret.
 LIMITS_OF_KEYS = (("auth", "limits"), ("auth", "budget"))
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-
-Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w.\-/@:+]+$")]
-Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Hedge = Annotated[float, Field(ge=0.5, lt=1, allow_inf_nan=False)]
-Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Secret(Section):
-    """Where a secret is: an environment variable or a file (its content, stripped)."""
-
-    env: str | None = None
-    file: Path | None = None
-
-    @model_validator(mode="after")
-    def _one_place(self) -> "Secret":
-        if (self.env is None) == (self.file is None):
-            raise ValueError("give exactly one of `env` (a variable's name) or `file` (a path)")
-        return self
-
-    def read(self, what: str) -> str:
-        """The secret's text. `what` names the key in the error when it cannot be had."""
-        if self.env is not None:
-            value = os.environ.get(self.env, "").strip()
-            if not value:
-                raise ConfigError(f"{what}: the environment variable {self.env} is not set")
-            return value
-        assert self.file is not None
-        try:
-            value = self.file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{what}: cannot read the file {self.file}: {error}") from error
-        if not value:
-            raise ConfigError(f"{what}: the file {self.file} is empty")
-        return value
-
-
-class RateSettings(Section):
-    """Rate limits of a key, an expert or the gateway, over all replicas; None: no limit."""
-
-    requests_per_minute: int | None = Field(None, ge=1, le=10**9)
-    tokens_per_minute: int | None = Field(None, ge=1, le=10**12, description="input and output together")
-    concurrency: int | None = Field(None, ge=1, le=10**6, description="requests at once")
-
-
-class BudgetSettings(Section):
-    """At most `usd` per UTC calendar day, week (from Monday) or month, or in the last `rolling_hours`."""
-
-    usd: float = Field(gt=0, le=1e9, allow_inf_nan=False)
-    per: Literal["day", "week", "month"] | None = None
-    rolling_hours: int | None = Field(None, ge=1, le=8784)
-    warn_at: float = Field(0.8, ge=0, le=1, description="share of `usd` from which answers carry a warning")
-    on_exhausted: Literal["refuse", "cheapest"] = "refuse"
-    pace: bool = Field(False, description="steer the price of quality so that the spend lands on `usd`")
-
-    @model_validator(mode="after")
-    def _one_period(self) -> "BudgetSettings":
-        if (self.per is None) == (self.rolling_hours is None):
-            raise ValueError("give exactly one of `per` (day, week or month) or `rolling_hours`")
-        if self.pace and self.per is None:
-            raise ValueError("pace: needs a period that ends: give `per` (day, week or month), not `rolling_hours`")
-        return self
-
-
-def _listed(given: Any) -> Any:
-    return [given] if isinstance(given, dict) else given
-
-
-def _distinct(budgets: tuple[BudgetSettings, ...]) -> tuple[BudgetSettings, ...]:
-    periods = [budget.per or f"{budget.rolling_hours} hours" for budget in budgets]
-    for period in periods:
-        if periods.count(period) > 1:
-            raise ValueError(f"two budgets per {period}; keep one")
-    return budgets
-
-
-#: One budget, or a list of several that all hold.
-Budgets = Annotated[tuple[BudgetSettings, ...], BeforeValidator(_listed), AfterValidator(_distinct)]
-
-
-class PriceSettings(Section):
-    """USD per million tokens, USD per second of a call, or both; see `router.types.Price`."""
-
-    input: Usd | None = None
-    output: Usd | None = None
-    cached_input: Usd | None = None
-    cache_write: Usd | None = Field(None, description="default: `input`")
-    cache_write_1h: Usd | None = Field(None, description="default: `cache_write`")
-    audio_input: Usd | None = None
-    image_input: Usd | None = None
-    audio_output: Usd | None = None
-    image_output: Usd | None = None
-    reasoning: Usd | None = Field(None, description="default: `output`, of which they are a part")
-    per_second: Usd = Field(0.0, description="of a call, from its request to its last byte")
-
-    @model_validator(mode="after")
-    def _whole(self) -> "PriceSettings":
-        if (self.input is None) != (self.output is None) or (self.input is None and not self.per_second):
-            raise ValueError("give `input` and `output`, in USD per million tokens, or `per_second` alone")
-        return self
-
-
-class ReplaySettings(Section):
-    """Answers recorded outcomes: `table` is a Parquet file of outcomes, `model` the column to play."""
-
-    table: Path
-    model: str
-
-
-class ExpertBase(Section):
-    name: Name
-    model: str | None = Field(None, description="the upstream's name for it; default: `name`")
-    price: PriceSettings | None = Field(None, description="default: litellm's price map, by `model`")
-    context_tokens: int | None = Field(None, ge=1)
-    capabilities: frozenset[Capability] | None = None
-    tier: Tier | None = Field(None, description="what the default policy takes it for until you train your own")
-    like: str | None = Field(None, description="a model that the policy's artifact knows")
-    limits: RateSettings = RateSettings()
-    budget: Budgets = ()
-    ttft_s: Seconds = 0.5
-    token_s: Seconds = 0.02
-    first_byte_timeout_s: Seconds = 300.0
-    hedge: Hedge | None = Field(None, description="default: `limits.hedge`")
-    enabled: bool = True
-    local: bool = Field(False, description="what it is sent stays in your hands; guards may ask for that")
-    space: Name | None = Field(None, description="of an embedding model's vectors: experts of one are alike")
-    serves: Literal["chat", "embeddings", "rerank"] = Field("chat", description="`rerank`: endpoints only")
-
-
-Url = Annotated[str, Field(pattern=r"^https?://[^\s]+$", description="up to and with /v1")]
-
-
-class PlaceSettings(Section):
-    """One of several addresses of a model; `api_key` and `headers` default to the expert's own."""
-
-    url: Url
-    api_key: Secret | None = None
-    headers: dict[str, str] | None = None
-    zone: str | None = Field(None, min_length=1, max_length=100)
-    weight: float = Field(1.0, gt=0, le=1000, allow_inf_nan=False, description="share of the calls")
-
-
-class EndpointSettings(ExpertBase):
-    """Any OpenAI-compatible URL, or several that serve the same model."""
-
-    kind: Literal["endpoint"]
-    url: Url | None = None
-    endpoints: tuple[PlaceSettings, ...] = ()
-    api_key: Secret | None = None
-    headers: dict[str, str] = {}
-    health_check_s: Seconds | None = Field(None, description="asks for the list of models so often")
-
-    @model_validator(mode="after")
-    def _one_form(self) -> "EndpointSettings":
-        if (self.url is None) == (not self.endpoints):
-            raise ValueError("give exactly one of `url` or `endpoints` (a list of them)")
-        urls = [place.url for place in self.endpoints]
-        if len(set(urls)) < len(urls):
-            raise ValueError("endpoints: a url is given twice")
-        return self
-
-    def places(self) -> tuple[PlaceSettings, ...]:
-        """All addresses, one at least, with their keys and headers filled in."""
-        if self.url is not None:
-            return (PlaceSettings(url=self.url, api_key=self.api_key, headers=self.headers),)
-        return tuple(
-            place.model_copy(
-                update={
-                    "api_key": place.api_key or self.api_key,
-                    "headers": self.headers if place.headers is None else place.headers,
-                }
-            )
-            for place in self.endpoints
-        )
-
-
-def _no_rerank(serves: str) -> str:
-    if serves == "rerank":
-        raise ValueError("only an expert of `kind: endpoint` can serve rerank")
-    return serves
-
-
-#: What an expert that is no endpoint may serve.
-Served = Annotated[Literal["chat", "embeddings", "rerank"], AfterValidator(_no_rerank)]
-
-
-class RemoteSettings(ExpertBase):
-    """Any provider that litellm speaks to; `model` as litellm names it (`anthropic/claude-...`)."""
-
-    kind: Literal["remote"]
-    serves: Served = "chat"
-    api_key: Secret | None = None
-    api_base: str | None = None
-
-
-class SimulatedSettings(ExpertBase):
-    """No model at all: latency, tokens and quality as configured, or replayed from a table of outcomes."""
-
-    kind: Literal["simulated"]
-    serves: Served = "chat"
-    quality: float = Field(0.7, ge=0, le=1)
-    output_tokens: int = Field(64, ge=1, le=100_000)
-    replay: ReplaySettings | None = None
-    seed: int = 0
-
-
-ExpertSettings = Annotated[EndpointSettings | RemoteSettings | SimulatedSettings, Field(discriminator="kind")]
 
 
 class StickySettings(Section):
@@ -356,7 +146,7 @@ class AuthSettings(Section):
 
     keys: tuple[KeySettings, ...] = ()
     secret: Secret | None = None
-    admin: Annotated[tuple[AdminSettings, ...], BeforeValidator(_listed)] = ()
+    admin: Annotated[tuple[AdminSettings, ...], BeforeValidator(listed)] = ()
     allow_anonymous: bool = False
 
 

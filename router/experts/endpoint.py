@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from router.config import EndpointSettings
+from router.config_experts import EndpointSettings
 from router.errors import ConfigError, ExpertError, FailureKind, InvalidRequest
 from router.experts.base import Answer, Call, Expert, Stream
 from router.experts.http import Exchange, Origin, TransportError

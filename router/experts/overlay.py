@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from router.config import EndpointSettings, ExpertSettings, RemoteSettings, Settings, parse_settings, secrets_of
+from router.config import Settings, parse_settings, secrets_of
+from router.config_experts import EndpointSettings, ExpertSettings, RemoteSettings
 from router.errors import ConfigError
 from router.keys.follower import Follower
 from router.keys.store import EXPERTS, Changes, RecordStore

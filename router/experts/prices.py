@@ -20,7 +20,7 @@ from typing import Any
 
 import orjson
 
-from router.config import ExpertBase, SimulatedSettings
+from router.config_experts import ExpertBase, SimulatedSettings
 from router.errors import ConfigError
 from router.types import ExpertSpec, Price
 

@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from router.config import RemoteSettings
+from router.config_experts import RemoteSettings
 from router.errors import ConfigError
 
 

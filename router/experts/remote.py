@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import orjson
 
-from router.config import RemoteSettings
+from router.config_experts import RemoteSettings
 from router.errors import ExpertError, FailureKind
 from router.experts.base import Answer, Call, Expert, Stream
 from router.experts.failure import Exchange, failure_of

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from router.config import SimulatedSettings
+from router.config_experts import SimulatedSettings
 from router.errors import ExpertError
 from router.experts.base import Answer, Call, Expert, Stream
 from router.experts.replay import Outcome, Replay

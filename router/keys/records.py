@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
-from router.config import Budgets, Name, RateSettings
+from router.config_base import Budgets, Name, RateSettings
 from router.errors import InvalidRequest
 from router.ledger.caps import Cap, caps_of
 from router.types import Payer, Preference

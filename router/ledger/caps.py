@@ -20,7 +20,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from router.config import BudgetSettings, RateSettings, Settings
+from router.config import Settings
+from router.config_base import BudgetSettings, RateSettings
 
 PREFIX = "pointsman:{ledger}:"
 REPLICAS_KEY = PREFIX + "replicas"

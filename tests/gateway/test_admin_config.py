@@ -18,7 +18,7 @@ from serving import Gateway, World, expert, until
 from upstream import refuses
 
 from gateway.config_command import config, experts
-from router.config import EndpointSettings, RemoteSettings, SimulatedSettings
+from router.config_experts import EndpointSettings, RemoteSettings, SimulatedSettings
 
 ADMIN = {"authorization": "Bearer admin-credential-marker"}
 AUTH = {"secret": {"env": "POINTSMAN_TEST_SECRET"}, "admin": {"name": "root", "env": "POINTSMAN_TEST_ADMIN"}}

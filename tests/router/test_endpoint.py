@@ -8,7 +8,7 @@ import orjson
 import pytest
 from upstream import USAGE, WAIT_S, Behaviour, Upstream, answers, completion, hang, parse_events, refuses, said
 
-from router.config import EndpointSettings
+from router.config_experts import EndpointSettings
 from router.errors import ConfigError, ExpertError
 from router.experts.base import Call
 from router.experts.endpoint import EndpointExpert, refusal

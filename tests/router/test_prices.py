@@ -4,7 +4,7 @@ from typing import Any
 import orjson
 import pytest
 
-from router.config import EndpointSettings, PriceSettings, RemoteSettings, SimulatedSettings
+from router.config_experts import EndpointSettings, PriceSettings, RemoteSettings, SimulatedSettings
 from router.errors import ConfigError
 from router.experts.prices import CAPABILITIES, CONTEXT_TOKENS, PriceMap, describe, find_price
 from router.types import Price

@@ -19,7 +19,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from router.config import RemoteSettings, Secret
+from router.config_base import Secret
+from router.config_experts import RemoteSettings
 from router.errors import ConfigError, ExpertError
 from router.experts.base import Call, Stream
 from router.experts.remote import RemoteExpert

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from router.config import ReplaySettings, SimulatedSettings
+from router.config_experts import ReplaySettings, SimulatedSettings
 from router.errors import ConfigError, ExpertError
 from router.experts.base import Call, Stream
 from router.experts.simulated import SimulatedExpert
