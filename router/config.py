@@ -63,9 +63,11 @@ class EncoderSettings(Section):
 
 
 class LedgerSettings(Section):
-    """`url`: `embedded` (a private redis-server, started and stopped with the gateway) or `redis://...`."""
+    """`url`: `embedded` (a private redis-server, started and stopped with the gateway) or `redis://...`;
+    `redis+sentinel://` and `redis+cluster://` as in `router.ledger.located`.
+    """
 
-    url: str = Field("embedded", pattern=r"^(embedded|rediss?://.+|unix://.+)$")
+    url: str = Field("embedded", pattern=r"^(embedded|rediss?(\+(sentinel|cluster))?://.+|unix://.+)$")
     password: Secret | None = None
     data_dir: Path | None = Field(None, description="of the embedded server; default: the user's data directory")
     spool_dir: Path | None = Field(

@@ -1,12 +1,12 @@
 """The decision log's stream in Redis: rows in, ranges of them out, each step one script in one slot.
 
-pointsman:{decisions}:stream       the rows as JSON, oldest first, at most so many: later ones are dropped
-pointsman:{decisions}:dropped      how many were
-pointsman:{decisions}:replica:ID   the last batch taken from this replica; forgotten after a week of silence
-pointsman:{decisions}:fence        counts the writers that there have been
-pointsman:{decisions}:known:ID     whose the decision is, for as long as it may be rated
-pointsman:{decisions}:lease        the number of the one that may write now
-pointsman:{decisions}:range        `FIRST LAST COUNT`: what is being written; until it is acknowledged no
+pointsman:{ledger}:decisions:stream       the rows as JSON, oldest first, at most so many: later ones are dropped
+pointsman:{ledger}:decisions:dropped      how many were
+pointsman:{ledger}:decisions:replica:ID   the last batch taken from this replica; forgotten after a week of silence
+pointsman:{ledger}:decisions:fence        counts the writers that there have been
+pointsman:{ledger}:decisions:known:ID     whose the decision is, for as long as it may be rated
+pointsman:{ledger}:decisions:lease        the number of the one that may write now
+pointsman:{ledger}:decisions:range        `FIRST LAST COUNT`: what is being written; until it is acknowledged no
                                    other range is, so that a crash in between writes the same file again
 """
 
@@ -19,7 +19,7 @@ from router.ledger.store import MARKER_LIFE_S, answering, let_go
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-PREFIX = "pointsman:{decisions}:"
+PREFIX = "pointsman:{ledger}:decisions:"
 STREAM, DROPPED, FENCE, LEASE, RANGE = (PREFIX + name for name in ("stream", "dropped", "fence", "lease", "range"))
 LEASE_MS = 10_000
 #: Rows read by one command: Redis serves nobody else meanwhile.

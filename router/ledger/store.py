@@ -194,7 +194,7 @@ def in_our_words(error: Exception, where: str) -> LedgerError:
         case exceptions.MovedError():
             return LedgerError(
                 f"{where} is a cluster's node, and another one keeps the ledger's slot ({error}): "
-                "set ledger.url to that one, or to a single server"
+                "set ledger.url to redis+cluster://HOST:PORT"
             )
         case exceptions.ResponseError():
             return Unreachable(f"{where} answers with an error: {error}")
@@ -217,6 +217,8 @@ def connect(url: str, password: str | None) -> "Redis":
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 
+    from router.ledger.located import place_of, pool_at
+
     options: dict[str, Any] = {
         "max_connections": 4,
         "timeout": ANSWER_TIMEOUT_S,
@@ -226,10 +228,17 @@ def connect(url: str, password: str | None) -> "Redis":
         "protocol": 2,
     }
     try:
-        if password is not None and "password" in parse_url(url):
+        place = place_of(url)
+        holds_one = "password" in parse_url(url) if place is None else place.password is not None
+        if password is not None and holds_one:
             raise LedgerError(f"both ledger.password and ledger.url {masked(url)} hold a password; keep one")
+        if place is not None:
+            return Redis.from_pool(pool_at(place, password, options))
         options |= {"password": password} if password is not None else {}
         return Redis.from_pool(BlockingConnectionPool.from_url(url, **options))
     except (ValueError, TypeError):
         # without its cause, which may quote the URL
-        raise LedgerError(f"ledger.url {masked(url)} is not a Redis URL such as redis://host:6379/0") from None
+        raise LedgerError(
+            f"ledger.url {masked(url)} is not a Redis URL such as redis://host:6379/0, "
+            "redis+sentinel://host:26379,host2:26379/service or redis+cluster://host:6379,host2:6379"
+        ) from None
