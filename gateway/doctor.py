@@ -69,7 +69,7 @@ async def _expert(settings: ExpertSettings, prices: PriceMap) -> tuple[list[Find
         return [Finding(f"{what}: price", False, str(error))], None
     spec = addresses[0].spec
     price = spec.price
-    findings = [Finding(f"{what}: price", True, f"${price.input:g} in, ${price.output:g} out per million tokens")]
+    findings = [Finding(f"{what}: price", True, str(price))]
     if not settings.enabled:
         return [*findings, Finding(what, True, "disabled: not asked")], spec
 

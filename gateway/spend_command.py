@@ -9,7 +9,7 @@ from gateway.key_options import reaching
 
 #: Shown in this order; of the rarer ones those that are anywhere above zero.
 COLUMNS = {
-    "requests": "calls",
+    "calls": "calls",
     "errors": "errors",
     "input_tokens": "input",
     "cached_tokens": "cached",
@@ -21,7 +21,7 @@ COLUMNS = {
     "audio_output_tokens": "audio out",
     "image_output_tokens": "image out",
 }
-ALWAYS = ("requests", "input_tokens", "output_tokens")
+ALWAYS = ("calls", "input_tokens", "output_tokens")
 
 
 @click.command()

@@ -125,6 +125,13 @@ class Price:
             femto += round(max(took_s, 0.0) * 1e6) * rates[10]
         return (femto + 500_000) // 1_000_000
 
+    def __str__(self) -> str:
+        said = f"${self.input:g} in, ${self.output:g} out per million tokens"
+        if self.per_second:
+            tokens = f" and {said}" if self.input or self.output else ""
+            return f"${self.per_second:g} per second of a call{tokens}"
+        return said
+
     def cost_usd(self, usage: Usage, took_s: float = 0.0) -> float:
         return self.cost_nano(usage, took_s) / 1e9
 

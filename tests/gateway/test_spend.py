@@ -7,6 +7,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -246,8 +247,10 @@ def test_hundreds_of_calls_of_every_kind_cost_what_the_upstreams_counted(
     }
     total = asked(replicas[0]).json()["total"]
     assert total["cost_nano"] == sum(counted.values())
-    assert total["requests"] == counting.calls, "each time that an upstream was asked is a call"
+    assert total["calls"] == counting.calls, "each time that an upstream was asked is a call"
     assert total["estimated"] == 30 and total["cache_write_1h_tokens"] > 0 and total["reasoning_tokens"] > 0
+    thoughts = sum(replica.metric("pointsman_tokens_total", kind="reasoning") for replica in replicas)
+    assert thoughts == total["reasoning_tokens"]
     mine = asked(replicas[0], "/v1/spend", callers["ann"][1], by="expert").json()
     assert mine["total"]["cost_nano"] == by_who["ann"]
 
@@ -300,7 +303,7 @@ def test_an_expert_that_was_given_up_on_is_paid_for_what_it_had_read(alone: Worl
     assert found["small"] == 11 * 1500 + 2 * 2000
     assert found["large"] in (6 * 10_000, 6 * 10_000 + 30_000), "its prompt, and a word if it had the time"
     total = asked(gateway).json()["total"]
-    assert (total["requests"], total["estimated"]) == (2, 1)
+    assert (total["calls"], total["estimated"]) == (2, 1)
 
 
 def test_an_expert_priced_by_the_second_costs_the_time_it_took(alone: World) -> None:
@@ -327,8 +330,8 @@ def test_nobody_sees_another_keys_spend(alone: World) -> None:
     _, bob = made(gateway, "bob")
     gateway.chat("small", headers=ann)
     until(lambda: not gateway.service.ledger.owed, "writing")
-    assert asked(gateway, "/v1/spend", ann).json()["total"]["requests"] == 1
-    assert asked(gateway, "/v1/spend", bob).json()["total"]["requests"] == 0
+    assert asked(gateway, "/v1/spend", ann).json()["total"]["calls"] == 1
+    assert asked(gateway, "/v1/spend", bob).json()["total"]["calls"] == 0
     assert asked(gateway, "/v1/spend", {}).status_code == 401
     assert asked(gateway, "/admin/api/spend", ann).status_code == 401
     assert asked(gateway, "/v1/spend", ann, by="key").json()["error"]["message"] == (
@@ -386,3 +389,20 @@ def test_the_command_prints_a_table_and_json(alone: World, small: Upstream) -> N
     assert [one["tag"] for one in found["data"]] == ["prod"] and found["total"]["cost_nano"] == 1_150_000
     wrong = run(gateway, "--from", "tomorrow")
     assert wrong.exit_code != 0 and "expected a day" in str(wrong.exception)
+
+
+def test_the_decision_log_says_of_which_kinds_the_tokens_were(alone: World, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    gateway = alone.start(decisions={"folder": str(tmp_path), "rotate_rows": 1})
+    usage = {
+        "prompt_tokens": 100,
+        "completion_tokens": 50,
+        "prompt_tokens_details": {"cached_tokens": 40, "cache_write_tokens": 30},
+        "completion_tokens_details": {"reasoning_tokens": 20},
+    }
+    alone.small.script(answers(completion(usage=usage)))
+    gateway.chat("small", headers={"authorization": "Bearer configured-key-marker"})
+    (path,) = until(lambda: list(tmp_path.glob("day=*/*.parquet")), "the row")
+    (row,) = parquet.ParquetFile(path).read().to_pylist()
+    names = ("input_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens", "audio_input_tokens")
+    assert [row[name] for name in names] == [100, 40, 30, 20, 0]

@@ -169,3 +169,46 @@ def test_the_installed_map_has_the_shape_that_is_read_here() -> None:
     spec = describe(RemoteSettings(kind="remote", name="x", model="openai/gpt-4o"), installed)
     assert spec.price.output > spec.price.input > 0
     assert "tools" in spec.capabilities
+
+
+def test_every_kind_of_token_has_its_price_from_the_map_and_a_zero_is_none(tmp_path: Path) -> None:
+    kinds = {
+        "cache_read_input_token_cost": 3e-07,
+        "cache_creation_input_token_cost": 3.75e-06,
+        "cache_creation_input_token_cost_above_1hr": 6e-06,
+        "input_cost_per_audio_token": 4e-05,
+        "output_cost_per_audio_token": 8e-05,
+        "input_cost_per_image_token": 5e-06,
+        "output_cost_per_image_token": 3e-05,
+        "output_cost_per_reasoning_token": 0.0,
+    }
+    path = tmp_path / "map.json"
+    path.write_bytes(orjson.dumps({"all-kinds": entry(3e-06, 1.5e-05, **kinds)}))
+    expected = Price(3, 15, 0.3, 3.75, 6, audio_input=40, image_input=5, audio_output=80, image_output=30)
+    assert find_price(endpoint("all-kinds"), PriceMap(path)) == expected
+
+
+def test_a_price_that_several_entries_disagree_on_is_left_out(tmp_path: Path) -> None:
+    found = {
+        f"{name}/same-7b": entry(
+            1e-06, 2e-06, cache_creation_input_token_cost=write, input_cost_per_audio_token=4e-05
+        )
+        for name, write in (("one", 1.25e-06), ("two", 2e-06))
+    }
+    path = tmp_path / "map.json"
+    path.write_bytes(orjson.dumps(found))
+    assert find_price(endpoint("same-7b"), PriceMap(path)) == Price(1, 2, audio_input=40)
+
+
+def test_a_price_by_the_second_needs_none_by_the_token(prices: PriceMap) -> None:
+    assert find_price(endpoint("x", price=PriceSettings(per_second=0.0006)), prices) == Price(
+        0, 0, per_second=0.0006
+    )
+    both = PriceSettings(input=1, output=2, reasoning=3, per_second=0.5)
+    assert find_price(endpoint("x", price=both), prices) == Price(1, 2, reasoning=3, per_second=0.5)
+
+
+@pytest.mark.parametrize("price", [{}, {"input": 1}, {"output": 1, "per_second": 1}, {"cached_input": 1}])
+def test_half_a_price_is_refused(price: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="give `input` and `output`"):
+        PriceSettings.model_validate(price)

@@ -90,7 +90,7 @@ async def test_thousands_of_calls_are_on_the_right_accounts_to_the_nano_dollar(r
         found.update({(dimension, *group): cost for group, cost in groups.items()})
     amounts = total.amounts()
     assert amounts["cached_tokens"] == 4000 * 7
-    names = {"input": "input_tokens", "output": "output_tokens", "calls": "requests"}
+    names = {"input": "input_tokens", "output": "output_tokens"}
     found.update({("all", name): amounts[names.get(name, name)] for kind, name in expected if kind == "all"})
     assert found == expected
 
@@ -390,4 +390,4 @@ async def test_an_answer_that_would_take_too_long_is_refused(
     await ledger.close()
     with pytest.raises(InvalidRequest, match="10 sums are kept from 2026-03-01 to 2026-03-01, at most 8"):
         await spent(redis_process.url, "key")
-    assert (await spent(redis_process.url, key="x"))[1].amounts()["requests"] == 1, "few are read for one key"
+    assert (await spent(redis_process.url, key="x"))[1].amounts()["calls"] == 1, "few are read for one key"

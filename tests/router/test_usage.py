@@ -242,6 +242,12 @@ def test_a_second_costs_its_price_beside_the_tokens() -> None:
     assert Price(1, 2, per_second=0.0005).cost_nano(Usage(10, 10), took_s=-1) == 30_000
 
 
+def test_a_price_is_said_in_the_unit_that_it_is_in() -> None:
+    assert str(Price(0.15, 0.6)) == "$0.15 in, $0.6 out per million tokens"
+    assert str(Price(0, 0, per_second=0.0006)) == "$0.0006 per second of a call"
+    assert str(Price(1, 2, per_second=3)) == "$3 per second of a call and $1 in, $2 out per million tokens"
+
+
 def test_a_price_of_a_fraction_of_a_nano_dollar_counts_and_the_call_is_rounded() -> None:
     price = Price(0.0375, 0)  # 37.5 nano-dollars a token
     assert [price.cost_nano(Usage(tokens)) for tokens in (1, 2, 3, 1000)] == [38, 75, 113, 37_500]
