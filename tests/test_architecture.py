@@ -48,7 +48,7 @@ BASE = {
     "router/keys": {"records", "script", "store", "follower", "registry"},
     "router/guards": {"base"},
     "router/ledger": {"embedded", "outbox", "script", "store", "caps", "caps_script", "share", "spool",
-        "pipe", "claim", "journal", "settlements", "under_way", "account", "answers",
+        "pipe", "claim", "journal", "settlements", "under_way", "account", "answers", "located",
         "decision_rows", "decision_stream",
     },
     "policies": set(),
