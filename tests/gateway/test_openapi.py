@@ -29,7 +29,7 @@ def test_every_route_is_described(gateway: Gateway) -> None:
             assert "422" not in operation["responses"] or path.startswith("/v1/"), (method, path)
             if path.startswith("/admin/"):
                 assert operation["security"] == [{"admin": []}], (method, path)
-            if method in ("post", "patch", "put"):
+            if method in ("post", "patch", "put") and path != "/admin/api/config/reload":
                 assert "requestBody" in operation, (method, path)
 
 
