@@ -17,9 +17,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from gateway.loading import artifact_folder
+from gateway.loading import digest_of, named_files
 from gateway.service import Service
-from router.artifact import HEADER
 from router.config import Settings, load_settings, secrets_of
 from router.config_experts import ExpertSettings
 from router.errors import ArtifactError, ConfigError, Conflict, EncoderError, PointsmanError
@@ -305,14 +304,11 @@ class Configuration:
             return
 
     def _content(self, source: Source) -> bytes:
-        """A digest of the file, and of those that it names: secrets, and the policy."""
+        """A digest of the file, and of those that it names."""
         secrets = [secret.file for secret in secrets_of(self._file) if secret.file is not None]
         found = hashlib.sha256()
-        for path in (source.path, artifact_folder(self._file.policy) / HEADER, *secrets):
-            try:
-                found.update(hashlib.sha256(path.read_bytes()).digest())
-            except OSError:  # in between two of them, or gone: then reading it says so
-                found.update(b"-")
+        for path in (source.path, *named_files(self._file), *secrets):
+            found.update(digest_of(path) or b"-")
         return found.digest()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:

@@ -1,11 +1,12 @@
 """From settings to what is at work: experts, the policy on the pool, its encoder."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from policies import default_artifact, load_policy
-from router.artifact import Artifact, check_encoder
-from router.config import EncoderSettings, PolicySettings
+from router.artifact import HEADER, Artifact, check_encoder
+from router.config import EncoderSettings, PolicySettings, Settings
 from router.config_experts import EndpointSettings, ExpertSettings, RemoteSettings, SimulatedSettings
 from router.embedding import Encoder
 from router.errors import PointsmanError
@@ -33,6 +34,25 @@ def build_expert(settings: ExpertSettings, prices: PriceMap, connections: int) -
     from router.experts.simulated import SimulatedExpert
 
     return [SimulatedExpert(settings, spec)]
+
+
+def digest_of(path: Path | None) -> bytes:
+    """Of what a file holds; empty where there is none, or it cannot be read now: then reading it says so."""
+    try:
+        return b"" if path is None else hashlib.sha256(path.read_bytes()).digest()
+    except OSError:
+        return b""
+
+
+def named_files(settings: Settings) -> tuple[Path, ...]:
+    """What a configuration reads beside itself and its secrets: the policy, and what was measured for others."""
+    semantic = None if settings.cache is None else settings.cache.semantic
+    named = (None if semantic is None else semantic.calibration, settings.embeddings.pilots)
+    return (artifact_folder(settings.policy) / HEADER, *(path for path in named if path is not None))
+
+
+def digests_of_files(settings: Settings) -> tuple[bytes, ...]:
+    return tuple(map(digest_of, named_files(settings)))
 
 
 def artifact_folder(settings: PolicySettings) -> Path:

@@ -44,6 +44,8 @@ class Semantic:
             raise ConfigError("cache.semantic: the policy does not read the query, so there is nothing to compare")
         if self._calibration is not None:
             self._calibration.check(encoder, self._settings.wrong_share)
+        if self._encoder not in ("", encoder.revision):  # requests under way compare by the one there was
+            raise ConfigError("cache.semantic: another encoder goes by the same name now; restart the gateway")
         self._encoder = encoder.revision
 
     def question(self, request: ChatRequest, asked: dict[str, Any]) -> "Question | None":

@@ -14,7 +14,7 @@ from gateway.auth import ANONYMOUS, Keyring
 from gateway.caching import Cache
 from gateway.foundation import Foundation
 from gateway.guarding import Guarding
-from gateway.loading import artifact_folder, build_expert, in_use, load_encoder, load_use
+from gateway.loading import artifact_folder, build_expert, digests_of_files, in_use, load_encoder, load_use
 from gateway.response_store import ResponseStore
 from router.artifact import Artifact, check_encoder, version_of
 from router.config import Settings, secrets_of
@@ -71,6 +71,7 @@ class Service:
         self._before = before
         self._made_of: dict[str, Any] = {}
         self._secrets = digests_of_secrets(settings)
+        self._named = digests_of_files(settings)
         self.pool = self._new_pool(PriceMap.installed())
         enabled = [spec for spec in self.pool.specs if spec.enabled]
         self.chat_experts = tuple(spec.name for spec in enabled if spec.serves == "chat")
@@ -86,7 +87,9 @@ class Service:
         connect, wait_s = base.ledger.client, base.wait_s
         #: None where no cache is configured.
         self.cache: Cache | None = self._kept(
-            "cache", settings.cache, lambda given: Cache(given, connect, wait_s) if given else None
+            "cache",
+            (settings.cache, settings.encoder, self._named),
+            lambda given: Cache(given[0], connect, wait_s) if given[0] else None,
         )
         self.responses: ResponseStore = self._kept(
             "responses",
@@ -132,6 +135,7 @@ class Service:
         return (
             settings == self.settings
             and digests_of_secrets(settings) == self._secrets
+            and digests_of_files(settings) == self._named
             and Keyring(settings.auth).same_as(self.keyring)
             and version_of(artifact_folder(settings.policy)) == self._artifact.version
         )

@@ -46,7 +46,7 @@ class Decisions:
         self._wake = asyncio.Event()
         self._stream: DecisionStream | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._troubled = False
+        self._troubled = self._closing = False
         self.keep: Keep = settings.prompt
         self.dropped = 0  # by this replica
 
@@ -59,10 +59,11 @@ class Decisions:
 
     async def close(self) -> None:
         """Sends what waits, for two seconds at most; the files are written by whoever is next."""
+        self._closing = True
         for task in self._tasks:
             task.cancel()
         if self._tasks:
-            await asyncio.wait(self._tasks)
+            await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT_S)
         if self._stream is None:
             return
         try:
@@ -127,7 +128,7 @@ class Decisions:
     async def _write_behind(self) -> None:
         assert self._stream is not None
         turn_s = min(TURN_S, self._settings.rotate_s)
-        while True:
+        while not self._closing:  # a cancellation may be lost on its way through a client that is connecting
             try:
                 wrote = await self.write_once(self._stream)
                 self._troubled = False

@@ -209,6 +209,27 @@ def test_a_frozen_redis_means_misses(world: World, tmp_path: Path) -> None:
         own.kill()
 
 
+def test_a_calibration_that_is_written_again_is_taken_anew_and_a_bad_one_refused(
+    world: World, stamp: EncoderStamp, tmp_path: Path
+) -> None:
+    path = tmp_path / "cache.json"
+    write_calibration(path, Calibration(0.8, 0.02, 0.015, 1, 400, 900, stamp.name, stamp.revision))
+    settings = {"cache": {"semantic": {"calibration": str(path)}}}
+    gateway = world.start(file=tmp_path / "pointsman.yaml", **settings)
+    before = gateway.service.cache
+    assert before is not None
+    assert gateway.reload(world.having(**settings, policy={**world.settings["policy"], "preference": "best"}))
+    assert gateway.service.cache is before, "another preference leaves the cache as it is"
+    write_calibration(path, Calibration(0.9, 0.02, 0.015, 1, 400, 900, stamp.name, stamp.revision))
+    assert gateway.reload(world.having(**settings, policy={**world.settings["policy"], "preference": "best"}))
+    after = gateway.service.cache
+    assert after is not None and after is not before
+    write_calibration(path, Calibration(0.9, 0.02, 0.015, 1, 400, 900, "another", "1"))
+    with pytest.raises(ConfigError, match="another"):
+        gateway.reload(world.having(**settings))
+    assert gateway.service.cache is after
+
+
 def test_a_calibration_says_how_close_is_close_enough(world: World, stamp: EncoderStamp, tmp_path: Path) -> None:
     proven = Calibration(0.8, 0.02, 0.015, 1, 400, 900, stamp.name, stamp.revision)
     path = tmp_path / "cache.json"
