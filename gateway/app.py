@@ -134,7 +134,7 @@ def _exchange(request: Request) -> Exchange:
 
 
 def _log(request: Request, exchange: Exchange, level: int, what: str) -> None:
-    path = request.url.path[:200]
+    path = "".join(one if one.isprintable() else "?" for one in request.url.path[:200])
     log.log(level, "request=%s caller=%s path=%s %s", exchange.request_id, exchange.caller, path, what)
 
 

@@ -23,6 +23,7 @@ from gateway.wire import Headers, send_failure
 from router.errors import InvalidRequest, PointsmanError
 
 PROMPTS_MOST = 32
+CHOICES_MOST = 1 << 31  # of one prompt that are numbered; no expert gives as many
 DONE = b"data: [DONE]\n\n"
 #: Of the answers' headers: those that are added up, of which the largest counts, and of which all are told.
 _SUMS = (b"x-pointsman-attempts",)
@@ -135,7 +136,7 @@ class Together:
             self._last = chunk | {"usage": added([chunk["usage"], (self._last or {}).get("usage")])}
             return b""
         for choice in chunk["choices"]:
-            choice["index"] += part.first
+            choice["index"] = part.number_of(choice["index"])
         return b"data: " + orjson.dumps(chunk) + b"\n\n"
 
     async def end(self) -> None:
@@ -168,12 +169,16 @@ class _Part:
         self._together = together
         self._data: bytes | None = orjson.dumps(body)
         n = body.get("n")
-        self.choices = n if type(n) is int and n > 0 else 1
+        self.choices = n if type(n) is int and 0 < n <= CHOICES_MOST else 1
         self.first = number * self.choices
         self.status = 0
         self.headers: Headers = []
         self.body: list[bytes] = []
         self._streams = False
+
+    def number_of(self, index: int) -> int:
+        """Of a choice among those of all prompts; what an upstream counts beyond its own is its last."""
+        return self.first + min(max(index, 0), self.choices - 1)
 
     async def receive(self) -> dict[str, Any]:
         if self._data is not None:
@@ -245,9 +250,10 @@ def _apart(data: bytes, limit: int) -> list[dict[str, Any]]:
 def joined(answers: list[dict[str, Any]], each: int) -> bytes:
     """The text completions of several prompts as one; `each` has so many choices."""
     choices = [
-        {**choice, "index": number * each + choice["index"]}
+        {**choice, "index": number * each + (index if index in range(each) else min(at, each - 1))}
         for number, answer in enumerate(answers)
-        for choice in answer["choices"]
+        for at, choice in enumerate(answer["choices"])
+        for index in (choice["index"] if type(choice["index"]) is int else at,)
     ]
     models = dict.fromkeys(str(answer.get("model")) for answer in answers)
     one = {**answers[0], "choices": choices, "model": ", ".join(models)}

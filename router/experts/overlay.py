@@ -99,7 +99,10 @@ def _check_secrets(expert: ExpertSettings, settings: Settings) -> None:
                 f"{where}.headers: they may hold a secret; an expert with headers belongs in the file"
             )
         urls = [place.url for place in expert.places()]
-    elif isinstance(expert, RemoteSettings) and expert.api_base is not None:
+    if isinstance(expert, RemoteSettings) and "://" in (expert.model or expert.name):
+        # litellm asks some providers there (huggingface/https://...), with the key from the environment
+        raise ConfigError(f"{where}.model: a URL belongs in api_base")
+    if isinstance(expert, RemoteSettings) and expert.api_base is not None:
         if expert.api_key is None:  # litellm would send the provider's key from the environment there
             raise ConfigError(f"{where}.api_base: give api_key too")
         urls = [expert.api_base]

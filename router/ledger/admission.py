@@ -192,9 +192,12 @@ class Admission:
         reply: asyncio.Future[list[bytes] | None] = loop.create_future()
 
         def told(answer: Any) -> None:
+            given = answer if _is_reply(answer, len(reservation.caps)) else None
+            if given is None and not isinstance(answer, Exception):
+                answer = ValueError("its answer is none to what was asked")
             self._heard(answer, pipe)
             if not reply.done():
-                reply.set_result(answer if isinstance(answer, list) else None)
+                reply.set_result(given)
 
         reservation.asked = True
         command = script_call(RESERVE_SHA, OPEN_LIFE_S, reservation.id, reservation.caps, reservation.amounts)
@@ -285,7 +288,10 @@ class Admission:
         try:
             for commands in self._owed.orphans():
                 for at in range(0, len(commands), REPLAYED_AT_ONCE):
-                    await asyncio.gather(*(pipe.ask(*one) for one in commands[at : at + REPLAYED_AT_ONCE]))
+                    some = (pipe.ask(*one) for one in commands[at : at + REPLAYED_AT_ONCE])
+                    for answer in await asyncio.gather(*some, return_exceptions=True):
+                        if isinstance(answer, BaseException):
+                            _check_refusal(answer)
                 if commands:
                     log.warning("limits: a replica that is gone owed %d calls; they are settled", len(commands))
         except (OSError, hiredis.HiredisError, ValueError) as error:
@@ -330,6 +336,25 @@ class Admission:
         if self.degraded:
             log.warning("limits: Redis answers again; %d settlements were dropped", self._owed.dropped)
         self.degraded = False
+
+
+def _is_reply(answer: Any, caps: int) -> bool:
+    """Whether it is what the script that reserves says of so many caps."""
+    if not isinstance(answer, list) or not answer:
+        return False
+    word, *numbers = answer
+    if len(numbers) != {b"ok": caps, b"no": caps + 2}.get(word if isinstance(word, bytes) else b"", -1):
+        return False
+    if not all(isinstance(one, bytes) and one.removeprefix(b"-").isdigit() for one in numbers):
+        return False
+    return word == b"ok" or 1 <= int(numbers[0]) <= caps
+
+
+def _check_refusal(error: BaseException) -> None:
+    """Raises it, unless Redis would refuse the same command each time: then all others would wait for it."""
+    if not (isinstance(error, hiredis.ReplyError) and str(error).startswith(("ERR ", "WRONGTYPE "))):
+        raise error
+    log.warning("limits: Redis refuses a call that a replica owed; it is left out: %s", error)
 
 
 def _amounts(caps: tuple[Cap, ...], tokens: int, cost_nano: int) -> tuple[int, ...]:

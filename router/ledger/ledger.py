@@ -36,7 +36,7 @@ from router.ledger.account import DAY_S, day_of
 from router.ledger.embedded import EmbeddedServer, default_data_dir
 from router.ledger.outbox import Batch, Outbox
 from router.ledger.spool import Orphan, Spool, spool_folder
-from router.ledger.store import Forgotten, Store, Unreachable, connect, masked
+from router.ledger.store import Forgotten, Store, Unreachable, answered, connect, masked
 from router.types import Entry, Load
 
 if TYPE_CHECKING:
@@ -236,6 +236,7 @@ class Ledger:
                 else:
                     await self._reconnect(retry_s)
                 await self._write()
+                await self._worked()
             except PointsmanError as error:
                 self._failed(error)
                 await self._keep()
@@ -244,7 +245,6 @@ class Ledger:
                 log.warning("ledger: %s came back without the last writes; they are repeated", self._where)
                 self._outbox.forgotten(error.known)
             else:
-                await self._worked()
                 retry_s = RETRY_FIRST_S
 
     async def _until_due(self) -> None:
@@ -342,6 +342,13 @@ class Ledger:
                     self._spool.adopt(orphan.replica, batches)
                     for batch in batches:
                         await store.write(batch, 0, max(time.time() - batch.made_at, 0.0))
+                except LedgerError as error:
+                    if not answered(error):
+                        raise
+                    # of that one alone: the others, and what this replica writes, do not wait for it
+                    self._spool.leave(orphan.replica)
+                    log.warning("ledger: what a replica that is gone owed stays in the spool: %s", error)
+                    continue
                 finally:
                     await store.close()
                 if entries := sum(batch.entries for batch in batches):

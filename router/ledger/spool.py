@@ -22,9 +22,10 @@ from typing import Any
 
 import orjson
 
+from router.ledger.account import COUNTED, LETTERS, account_of, day_name, day_number, day_of
 from router.ledger.claim import Claim
 from router.ledger.journal import Journal, forget, left_behind
-from router.ledger.outbox import Batch
+from router.ledger.outbox import FADING, Batch
 from router.ledger.under_way import UnderWay, cut_off
 from router.types import PLAIN, Entry, Parts, Payer, Usage
 
@@ -34,6 +35,9 @@ LIFE_S = 6 * 86_400  # shorter than Redis remembers which batches of a replica i
 FORMAT = 2
 _CALL, _CUT = "call", "cut"
 _ALL = (1 << 53) - 1
+_SUM_MOST = (1 << 63) - 1  # Redis'
+#: What a file that was damaged, or is another's, may raise where it is taken for ours.
+_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, OverflowError)
 # a dataclass costs orjson five times as much as a tuple
 _ENTRY = tuple(field.name for field in fields(Entry) if field.name not in ("usage", "payer"))
 _entry_values = attrgetter(*_ENTRY)
@@ -65,6 +69,7 @@ class Spool:
         self._cut = 0  # the last batch that was cut
         self._cuts: dict[int, int] = {}  # a batch's number -> the last record that is done when it is taken
         self.kept = False  # something is in the file that is not the journal
+        self._left: set[str] = set()
         self._broken = False
 
     def record(self, entry: Entry) -> None:
@@ -145,8 +150,15 @@ class Spool:
         for replica in self._claim.orphans():
             batches, through = self._read(self._path(replica)) or ((), 0)
             yield Orphan(replica, batches, tuple(self._calls(replica, through)))
+            if replica in self._left:
+                self._left.discard(replica)
+                continue
             self._path(replica).unlink(missing_ok=True)
             self._forget(replica)
+
+    def leave(self, replica: str) -> None:
+        """The files of this orphan stay when the caller asks for the next."""
+        self._left.add(replica)
 
     def adopt(self, replica: str, batches: Sequence[Batch]) -> None:
         """These alone an orphan owes: should this one fail too, the next is to send the same. Raises `OSError`."""
@@ -177,13 +189,13 @@ class Spool:
             for at, record in left_behind(self._stem(replica)):
                 kind, first, second = orjson.loads(record)
                 if kind == _CUT:
-                    cuts.append((second, (first[0], first[1])))
+                    cuts.append((_count(second), (_count(first[0]), _count(first[1]))))
                 elif at > through and first > time.time() - LIFE_S:
-                    calls.append((at, first, _entry(second)))
+                    calls.append((at, _moment(first), _entry(second)))
             for record in cut_off(self._folder / f"{replica}.under_way"):
                 made_at, expected = orjson.loads(record)
-                calls.append((_ALL, made_at, _entry(expected)))
-        except (ValueError, TypeError) as error:  # of another version
+                calls.append((_ALL, _moment(made_at), _entry(expected)))
+        except _UNREADABLE as error:  # of another version
             log.warning("ledger: a journal cannot be read on from a place (%s)", type(error).__name__)
         for at, made_at, entry in calls:
             yield next((cut for last, cut in cuts if at <= last), (0, 0)), made_at, entry
@@ -198,7 +210,7 @@ class Spool:
             through = int(content.get("through", 0))
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, KeyError, OSError) as error:
+        except (*_UNREADABLE, OSError) as error:
             log.warning("ledger: the spool %s cannot be read (%s); it is left out", path.name, type(error).__name__)
             return None
         if batches and batches[0].made_at < time.time() - LIFE_S:
@@ -219,7 +231,28 @@ def _batch(row: Any, format: int) -> Batch:
         number, at, entries, experts, payload = row
         row = number, at, entries, experts, (), f'{{"experts":{payload},"accounts":[]}}'
     number, at, entries, experts, days, payload = row
-    return Batch(int(number), float(at), int(entries), tuple(experts), tuple(map(str, days)), payload.encode())
+    for day in days:
+        day_number(day)
+    _check_payload(orjson.loads(payload), len(days))
+    names = tuple(map(_text, experts))
+    return Batch(_count(number), _moment(at), _count(entries), names, tuple(days), payload.encode())
+
+
+def _check_payload(payload: Any, days: int) -> None:
+    """Redis would take half of one that is damaged, each time it is sent. Raises what `_UNREADABLE` has."""
+    for name, *values in payload["experts"]:
+        _text(name)
+        for value in values[: len(COUNTED)]:
+            _count(value, _SUM_MOST)
+        if len(values) != len(COUNTED) + len(FADING) or not all(type(one) in (int, float) for one in values):
+            raise ValueError("no sums of an expert")
+    for day, name, *sums in payload["accounts"]:
+        account_of(name)
+        amounts = dict(zip(sums[::2], sums[1::2], strict=True))
+        if not 1 <= day <= days or not amounts.keys() <= LETTERS.keys():
+            raise ValueError("no sums of an account")
+        for amount in amounts.values():
+            _count(int(amount), _SUM_MOST)
 
 
 def spool_folder(folder: Path, server: str, what: str) -> Path:
@@ -236,8 +269,33 @@ def _values(entry: Entry) -> tuple[Any, ...]:
 
 def _entry(values: Any) -> Entry:
     entry, usage, parts, (key, team, tags) = values
-    return Entry(
+    found = Entry(
         **dict(zip(_ENTRY, entry, strict=True)),
         usage=Usage(**dict(zip(_USAGE, usage, strict=True)), parts=Parts(*parts) if parts else PLAIN),
-        payer=Payer(key, team, tuple(tags)),
+        payer=Payer(_text(key), _text(team), tuple(map(_text, tags))),
     )
+    _text(found.expert)
+    for count in (found.cost_nano, *_usage_values(found.usage), *found.usage.parts):
+        _count(int(count) if isinstance(count, bool) else count)
+    for seconds in (found.ttft_s, found.token_s):
+        if seconds is not None and not 0 <= seconds < LIFE_S:
+            raise ValueError("no time that a call takes")
+    return found
+
+
+def _count(value: Any, most: int = _ALL) -> int:
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError("no number of anything")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("no name")
+    return value
+
+
+def _moment(value: Any) -> float:
+    """Unix time, of a day that has a name."""
+    day_name(day_of(value))
+    return float(value)

@@ -202,6 +202,13 @@ def in_our_words(error: Exception, where: str) -> LedgerError:
             return Unreachable(f"{where} cannot be reached: {str(error).rstrip('.')}")
 
 
+def answered(error: LedgerError) -> bool:
+    """Whether it is Redis' own answer to a command, which says nothing of the next."""
+    from redis.exceptions import ResponseError
+
+    return isinstance(error, Unreachable) and isinstance(error.__cause__, ResponseError)
+
+
 def foreign(where: str, what: str) -> str:
     return f"{where} holds foreign data: {what} is not what the ledger writes; use another database"
 

@@ -51,3 +51,12 @@ def test_a_caller_that_goes_on_after_its_answer_is_cut_off(gateway: Gateway) -> 
             client.sendall(bytes(1024 * 1024))
     until(lambda: gateway.busy() == 0)
     gateway.still_works()
+
+
+def test_a_path_writes_no_control_characters_into_the_log(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="pointsman"):
+        gateway.client.get("/v1/responses/%1b%5b31mred%e2%80%a8forged%c2%85")
+    (line,) = (one.getMessage() for one in caplog.records if "red" in one.getMessage())
+    assert "path=/v1/responses/?[31mred?forged?" in line

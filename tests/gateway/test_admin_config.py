@@ -185,6 +185,7 @@ def test_every_change_is_in_the_audit_log(live: Gateway, alone: World) -> None:
         ({"headers": {"x": "y"}}, "may hold a secret"),
         ({"url": "http://user:pw@h/v1"}, "may be a secret"),
         ({"endpoints": [{"url": "http://h/v1?key=1"}], "url": None}, "may be a secret"),
+        ({"kind": "remote", "model": "huggingface/https://h/v1", "url": None}, "belongs in api_base"),
         ({"tier": None, "like": "nobody"}, "nobody"),
         ({"url": "http://["}, "experts.extra.url"),
         ({"url": "http://h:99999/v1"}, "experts.extra.url"),

@@ -88,6 +88,27 @@ def test_without_being_asked_no_usage_is_streamed(gateway: Gateway, small: Upstr
     assert "total_tokens" not in text and text.endswith("data: [DONE]\n\n")
 
 
+@pytest.mark.parametrize("index", [None, "x", [0], 0.5, -5, 7, 2**64 - 1])
+def test_an_upstream_s_odd_number_of_a_choice_is_its_place(index: Any, gateway: Gateway, small: Upstream) -> None:
+    choice = {"index": index, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}
+    small.always = answers(completion(choices=[choice]))
+    answer = gateway.post(PATH, model="small", prompt=["one", "two"])
+    assert answer.status_code == 200
+    assert [choice["index"] for choice in answer.json()["choices"]] == [0, 1]
+    if type(index) is int:
+        one = {"index": index, "delta": {"content": "x"}, "finish_reason": "stop"}
+        small.always = streams(sse(chunk(choices=[one])), b"data: [DONE]\n\n")
+        text = gateway.post(PATH, model="small", prompt=["one", "two"], stream=True).text
+        assert '"index":0' in text and '"index":1' in text and text.endswith("data: [DONE]\n\n")
+
+
+def test_a_number_of_choices_that_nobody_gives_breaks_nothing(gateway: Gateway, small: Upstream) -> None:
+    small.always = answers(completion())
+    answer = gateway.post(PATH, model="small", prompt=["one", "two"], n=2**62)
+    assert answer.status_code == 200
+    assert [choice["index"] for choice in answer.json()["choices"]] == [0, 1]
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 def test_where_one_fails_all_do(streamed: bool, gateway: Gateway, small: Upstream) -> None:
     async def one_fails(wire: Wire) -> None:

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import hiredis
+import orjson
 import pytest
 from redis_process import RedisProcess
 
@@ -16,6 +18,7 @@ from router.errors import ConfigError, OverLimit
 from router.ledger.admission import Admission, Reservation
 from router.ledger.caps import PREFIX, Caps
 from router.ledger.caps_script import RESERVE_SHA
+from router.ledger.journal import Journal
 from router.ledger.share import Share
 from router.ledger.store import connect
 
@@ -317,6 +320,59 @@ async def test_what_a_killed_replica_owed_is_settled_by_the_next_and_once(
         await until(lambda: not list(tmp_path.glob("*")))
         await following.close()
         assert await spent(redis_process.url) == sum(range(600))
+
+
+async def test_what_was_damaged_of_a_killed_replica_s_settlements_holds_up_no_other(
+    redis_process: RedisProcess, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settled = ["2", f"{PREFIX}held:a", f"{PREFIX}cap:gateway:usd:day", "60", "a"]
+    good = [*settled, "calendar", "1000", "7", "0", "300", "day", "2"]
+    (tmp_path / "a.lock").touch()
+    journal = Journal(tmp_path / "a.settlements", 1 << 20)
+    for record in (b"5", b"{", b'{"a":1}', b"[[1]]", b"[-1]", b'["x"]', orjson.dumps(good)):
+        journal.append(record)
+    journal._segments[0].map.close()
+    one = Admission(caps(budget={"usd": 1, "per": "day"}), lambda: connect(redis_process.url, None), 5.0, tmp_path)
+    await one.open()
+    await until(lambda: not list(tmp_path.glob("a.*")))
+    assert not one.degraded
+    assert await spent(redis_process.url) == 7
+    assert caplog.text.count("it is left out") == 6
+    await one.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *("*0", ":5", "$-1", "+OK", "*1\r\n+ok", "*3\r\n+ok\r\n+1\r\n+2", "*2\r\n+ok\r\n+x", "*2\r\n+ok\r\n-ERR x"),
+        *(
+            "*4\r\n+no\r\n+7\r\n+5\r\n+1",
+            "*4\r\n+no\r\n+0\r\n+5\r\n+1",
+            "*2\r\n:1\r\n:1",
+            "-LOADING x",
+            "HTTP/1.1 400",
+        ),
+    ],
+)
+async def test_what_is_no_answer_to_the_question_is_taken_for_none(answer: str) -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        commands = hiredis.Reader()
+        while data := await reader.read(65536):
+            commands.feed(data)
+            while (command := commands.gets()) is not False:
+                asked = command[:1] == [b"EVALSHA"] and command[1].decode() == RESERVE_SHA
+                writer.write(f"{answer}\r\n".encode() if asked else b":1\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(speak, "127.0.0.1", 0)
+    url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with replicas(url, 1, limits={"requests_per_minute": 1}) as (one,):
+        admitted = await ask(one, "a")
+        assert admitted is not None
+        assert one.degraded
+        assert await ask(one, "b") is None
+        one.settle(admitted, 1, 0)
+    server.close()
 
 
 async def test_settlements_beyond_the_most_are_dropped_and_counted(

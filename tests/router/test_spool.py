@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from redis.exceptions import ResponseError
 from redis_process import RedisProcess
 
 from router.config import LedgerSettings
@@ -18,7 +20,7 @@ from router.ledger.ledger import Ledger
 from router.ledger.outbox import Batch
 from router.ledger.spending import Spending
 from router.ledger.spool import Spool
-from router.ledger.store import Store, Unreachable, connect
+from router.ledger.store import Store, Unreachable, answering, connect, replica_key
 from router.types import Entry, Load, Usage
 
 ROOT = Path(__file__).parents[2]
@@ -144,7 +146,20 @@ async def test_a_living_replicas_file_is_left_to_it(redis_process: RedisProcess,
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{}", b'{"format": 1, "batches": [[1]]}', b'{"format": 99, "batches": []}']
+    "content",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b'{"format": 1, "batches": [[1]]}',
+        b'{"format": 99, "batches": []}',
+        b'{"format": 2, "batches": [[1, 2e9, 1, ["a"], [], 5]]}',
+        b'{"format": 2, "batches": [[1, 2e9, 1, ["a"], [], "{"]]}',
+        b'{"format": 2, "batches": [[1, 2e9, 1, ["a"], [], "{\\"experts\\":[[\\"a\\",1.5]],\\"accounts\\":[]}"]]}',
+        b'{"format": 2, "batches": [[1, 2e9, 1, ["a"], ["2026-99-99"], "{\\"experts\\":[],\\"accounts\\":[]}"]]}',
+        b'{"format": 2, "batches": [[1, 2e9, 1, [{}], [], "{\\"experts\\":[],\\"accounts\\":[]}"]]}',
+        b'{"format": 2, "batches": [[-1, 2e9, 1, [], [], "{\\"experts\\":[],\\"accounts\\":[]}"]]}',
+    ],
 )
 async def test_a_damaged_or_foreign_file_is_left_out_with_a_word(
     redis_process: RedisProcess, tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
@@ -204,7 +219,28 @@ async def test_calls_behind_a_journal_that_began_anew_are_not_taken_for_written(
         assert await adopted(redis_process, tmp_path) == (6 * killed, 6 * killed * 1_000_003)
 
 
-@pytest.mark.parametrize("content", [b"[]", b"{", b'["call",1e18,[["a"],[]]]', b'["call",1e18,1]'])
+USED = b'[10,5,0,false],[],["k","",[]]'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[]",
+        b"{",
+        b'["call",1e18,[["a"],[]]]',
+        b'["call",1e18,1]',
+        b'["cut",{},1]',
+        b'["cut",[1],1]',
+        b'["cut",["a","b"],1]',
+        b'["call",1e300,[["a",true,1,null,null],' + USED + b"]]",
+        b'["call",2e9,[["a",true,"x",null,null],' + USED + b"]]",
+        b'["call",2e9,[["a",true,1.5,null,null],' + USED + b"]]",
+        b'["call",2e9,[[null,true,1,null,null],' + USED + b"]]",
+        b'["call",2e9,[["a",true,1,"x",null],' + USED + b"]]",
+        b'["call",2e9,[["a",true,1,null,null],' + USED.replace(b"10", b"-1") + b"]]",
+        b'["call",2e9,[["a",true,1,null,null],' + USED.replace(b"[]]", b"[[]]]") + b"]]",
+    ],
+)
 async def test_a_journal_of_another_version_stops_nobody(
     redis_process: RedisProcess, tmp_path: Path, content: bytes
 ) -> None:
@@ -283,6 +319,69 @@ async def test_what_fails_while_an_orphan_is_adopted_is_done_again_by_the_next_a
         await ledger.open()
         await ledger.close()
     assert await adopted(redis_process, tmp_path) == (500, 500 * 1_000_003)
+
+
+async def test_redis_that_goes_away_again_while_an_orphan_is_adopted_ends_no_writer(
+    redis_process: RedisProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = start(redis_process.url, tmp_path)
+    ledger = Ledger(LedgerSettings(url=redis_process.url, spool_dir=tmp_path))
+    await ledger.open()
+    record(process, "5 die")
+    process.wait()
+    tries = 0
+
+    async def away(store: Store) -> int:
+        nonlocal tries
+        tries += 1
+        raise Unreachable("no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "known", away)
+        redis_process.kill()
+        await until(lambda: ledger.degraded)
+        redis_process.start()
+        await until(lambda: tries > 1)
+    await until(lambda: not ledger.degraded)
+    ledger.record(Entry("a", True, Usage(1, 1), cost_nano=7))
+    await until(lambda: not ledger.owed)
+    assert await requests(ledger) == (6, 5 * 1_000_003 + 7)
+    await ledger.close()
+
+
+async def test_an_orphan_that_redis_refuses_holds_up_no_other_and_is_kept(
+    redis_process: RedisProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for count in (3, 4):
+        process = start(redis_process.url, tmp_path)
+        record(process, f"{count} die")
+        process.wait()
+    refused = sorted(path.stem for path in files(tmp_path, "*/*.lock"))[0]
+    at = replica_key(refused)
+    ledger = Ledger(LedgerSettings(url=redis_process.url, spool_dir=tmp_path))
+    written = Store.write
+
+    async def picky(store: Store, batch: Batch, base: int, age_s: float) -> dict[str, Load]:
+        if store._marker == at:
+            async with answering("it"):
+                raise ResponseError("out of range")
+        return await written(store, batch, base, age_s)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write", picky)
+        await ledger.open()
+        assert (await requests(ledger))[0] in (3, 4)
+        assert not ledger.degraded
+        await ledger.close()
+    assert {path.name.partition(".")[0] for path in files(tmp_path, "*/*")} == {refused}
+    assert await adopted(redis_process, tmp_path) == (7, 7 * 1_000_003)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in 20 s"
+        await asyncio.sleep(0.002)
 
 
 async def test_a_call_that_a_killed_replica_had_under_way_counts_as_it_was_expected(
