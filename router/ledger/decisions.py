@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from router.config import DecisionSettings
+from router.ending import end
 from router.errors import LedgerError
 from router.ledger.decision_rows import Keep, Row, check_writable, write
 from router.ledger.decision_stream import DecisionStream, Span
@@ -59,10 +60,7 @@ class Decisions:
 
     async def close(self) -> None:
         """Sends what waits, for two seconds at most; the files are written by whoever is next."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await end(self._tasks)
         if self._stream is None:
             return
         try:
