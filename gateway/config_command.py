@@ -84,4 +84,4 @@ def set_expert(client: AdminClient, file: Path) -> None:
 def remove_expert(client: AdminClient, name: str) -> None:
     """Takes back what was set of the expert NAME; the file's own is as the file says again."""
     client.delete("experts", name)
-    click.echo(f"what was set of expert {name} is taken back")
+    click.echo(f"what was set of {name} is taken back; the file's own is at work, where it has one")

@@ -21,6 +21,7 @@ from gateway.loading import digest_of, named_files
 from gateway.service import Service
 from router.config import Settings, load_settings, secrets_of
 from router.config_experts import ExpertSettings
+from router.ending import end
 from router.errors import ArtifactError, ConfigError, Conflict, EncoderError, PointsmanError
 from router.experts.overlay import ExpertRegistry, Overlay, overlaid
 
@@ -136,10 +137,7 @@ class Configuration:
     async def close(self) -> None:
         foundation = self.service.foundation
         foundation.ready = False
-        for task in list(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await end(self._tasks)
         if self._closing:  # they may write what they owe
             await asyncio.wait(self._closing)
         while self._living:

@@ -256,7 +256,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except RecursionError:
         raise ConfigError(f"{path} nests too deeply") from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: expected keys such as `experts:`, found {type(raw).__name__}")
+        found = {type(None): "nothing", list: "a list"}.get(type(raw), "a single value")
+        raise ConfigError(f"{path}: expected keys such as `experts:`, found {found}")
     return raw
 
 
@@ -288,13 +289,25 @@ def _dotted(location: tuple[int | str, ...]) -> str:
     return ".".join(parts) or "(top level)"
 
 
+# pydantic speaks of Python's types and of patterns, which the reader's file knows nothing of
+_IN_OUR_WORDS = {
+    "model_type": "expected keys and values",
+    "tuple_type": "expected a list",
+    "dict_type": "expected keys and values",
+    "int_parsing": "expected a whole number",
+    "float_parsing": "expected a number",
+}
+
+
 def _expected(error: Any) -> str:
-    message = str(error["msg"]).removeprefix("Value error, ")
+    message = _IN_OUR_WORDS.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         return "unknown key"
     place = next(part for part in reversed(error["loc"]) if isinstance(part, str)) if error["loc"] else ""
     if error["type"] in ("model_type", "tuple_type") and place in ("api_key", "password", "secret", "admin"):
         return "a secret is never written here: give {env: VARIABLE} or {file: PATH}"
+    if error["type"] == "tuple_type" and place == "budget":
+        message = "expected `usd` with `per` or `rolling_hours`, or a list of such"
     value = error.get("input")
     # a header or a mapping may hold a secret that was put where only its place belongs
     places = {"headers", "api_key", "keys", "password", "auth", "url"}

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from router.ending import end
 from router.errors import LedgerError
 from router.keys.store import Changes, RecordStore
 from router.ledger.store import Unreachable, answering, in_our_words
@@ -66,8 +67,7 @@ class Follower(ABC):
 
     async def close(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await end({self._task})
         await self._unsubscribe()
         if self._store is not None:
             await self._store.close()

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import hiredis
 
+from router.ending import end
 from router.errors import OverLimit
 from router.ledger.caps import LEASE_MS, REPLICAS_KEY, Cap, Caps, reservation_key
 from router.ledger.caps_script import HEARTBEAT_SHA, RESERVE_SHA, SCRIPTS
@@ -103,8 +104,7 @@ class Admission:
                 async with asyncio.timeout(CLOSE_TIMEOUT_S):
                     await self._settled.wait()
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await end({self._task})
         if self._owed:
             log.warning("limits: closed with %d calls that are not settled", len(self._owed))
         self._owed.close()

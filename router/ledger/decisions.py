@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from router.config import DecisionSettings
+from router.ending import end
 from router.errors import LedgerError
 from router.ledger.decision_rows import Keep, Row, check_writable, write
 from router.ledger.decision_stream import DecisionStream, Span
@@ -59,11 +60,8 @@ class Decisions:
 
     async def close(self) -> None:
         """Sends what waits, for two seconds at most; the files are written by whoever is next."""
-        self._closing = True
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT_S)
+        self._closing = True  # a cancellation may be lost
+        await end(self._tasks)
         if self._stream is None:
             return
         try:
@@ -128,7 +126,7 @@ class Decisions:
     async def _write_behind(self) -> None:
         assert self._stream is not None
         turn_s = min(TURN_S, self._settings.rotate_s)
-        while not self._closing:  # a cancellation may be lost on its way through a client that is connecting
+        while not self._closing:
             try:
                 wrote = await self.write_once(self._stream)
                 self._troubled = False

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from router.config import LedgerSettings
+from router.ending import end
 from router.errors import LedgerError, PointsmanError
 from router.ledger.account import DAY_S, day_of
 from router.ledger.embedded import EmbeddedServer, default_data_dir
@@ -122,8 +123,7 @@ class Ledger:
         self._wake.set()
         if self._writer:
             await asyncio.wait({self._writer}, timeout=CLOSE_TIMEOUT_S)
-            self._writer.cancel()
-            await asyncio.wait({self._writer})
+            await end({self._writer})
             self._writer = None
         if self.owed:
             await self._keep()

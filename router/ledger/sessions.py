@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from router.config import StickySettings
+from router.ending import end
 from router.ledger.store import PREFIX, let_go
 
 if TYPE_CHECKING:
@@ -97,8 +98,7 @@ class Sessions:
         self._wake.set()
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=CLOSE_TIMEOUT_S)
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await end({self._task})
         if self._client is not None:
             await let_go(self._client)
 

@@ -66,8 +66,10 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     ),
     "an open door": ({"experts": [GOOD], "host": "0.0.0.0"}, r"auth\.keys: host '0\.0\.0\.0'"),
     "no YAML": ("experts: [", r"is not YAML"),
-    "a list": ("- a", r"expected keys such as `experts:`"),
-    "nothing": ("", r"expected keys such as `experts:`"),
+    "a list": ("- a", r"expected keys such as `experts:`, found a list"),
+    "a bare budget": ({"experts": [GOOD], "budget": 5}, r"budget: expected `usd` with `per`.*, got 5"),
+    "a bare limit": ({"experts": [GOOD], "limits": 5}, r"limits: expected keys and values, got 5"),
+    "nothing": ("", r"expected keys such as `experts:`, found nothing"),
 }
 
 
