@@ -6,7 +6,7 @@ from gateway.chat_request import ChatRequest
 from gateway.service import Service
 from gateway.wire import Headers
 from router.errors import OverLimit
-from router.ledger.admission import Reservation
+from router.ledger.reservation import Reservation
 from router.types import Decision, Usage
 
 

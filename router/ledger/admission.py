@@ -6,8 +6,8 @@ stays silent, the replica goes by its own share of each cap (`router.ledger.shar
 behind the answer, each exactly once however often it is sent, for the script knows the reservation; what Redis
 cannot take waits in `router.ledger.settlements`.
 
-A reservation that is never settled, since its replica died, stands: its expected cost counts. Its place among the
-requests at once is free again after `LEASE_MS`.
+A reservation that is open when its replica is killed is settled by the next one with what was expected; until then,
+or without a spool, it stands. Its place among the requests at once is free again after `LEASE_MS`.
 """
 
 import asyncio
@@ -16,7 +16,6 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,16 +24,17 @@ import hiredis
 from router.ending import end
 from router.errors import OverLimit
 from router.ledger.caps import LEASE_MS, REPLICAS_KEY, Cap, Caps, reservation_key
-from router.ledger.caps_script import HEARTBEAT_SHA, RESERVE_SHA, SCRIPTS
+from router.ledger.caps_script import HEARTBEAT_SHA, RESERVE_SHA, SCRIPTS, is_reply
 from router.ledger.pipe import Pipe
-from router.ledger.settlements import Settlement, Settlements, script_call
+from router.ledger.reservation import Reservation, amounts_of
+from router.ledger.settlements import OPEN_LIFE_S, Settlement, Settlements, check_refusal, script_call
 from router.ledger.share import Shares
+from router.ledger.spares import LIFE_S, Spares
 from router.ledger.store import let_go
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-OPEN_LIFE_S = 86_400
 HEARTBEAT_S = 1.0
 REPLICA_LIFE_MS = 5_000
 RETRY_S = 0.1
@@ -45,19 +45,6 @@ REPLAYED_AT_ONCE = 256
 LATE_TURNS = 3
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Reservation:
-    """What one request takes under its caps: `amounts[i]` under `caps[i]`. `used` is with this request."""
-
-    id: str
-    caps: tuple[Cap, ...]
-    amounts: tuple[int, ...]
-    expert: str
-    used: tuple[int, ...] = ()
-    held: bool = False  # it counts in this replica's share
-    asked: bool = False  # Redis may know of it
 
 
 class Admission:
@@ -73,6 +60,7 @@ class Admission:
         self._client: Redis | None = None
         self._pipe: Pipe | None = None  # None: Redis is away
         self.shares = Shares()
+        self._spares = Spares(self._replica)
         self._open: dict[str, Reservation] = {}
         self._owed = Settlements(spool, self._replica)
         self._tried = asyncio.Event()
@@ -98,6 +86,8 @@ class Admission:
 
     async def close(self) -> None:
         """Settles what is owed, waiting two seconds at most."""
+        for spare in self._spares.all():
+            self._drop(spare)
         if self._owed:
             self._settled.clear()
             with contextlib.suppress(TimeoutError):
@@ -114,11 +104,17 @@ class Admission:
     def reservation(self, name: str, caller: str, expert: str, tokens: int, cost_nano: int) -> Reservation:
         """What a call is expected to take; `name` is the decision's id. Nothing is reserved yet."""
         caps = self.caps.of(caller, expert)
-        return Reservation(name, caps, _amounts(caps, tokens, cost_nano), expert)
+        return Reservation(name, caller, expert, caps, amounts_of(caps, tokens, cost_nano))
 
     async def admit(self, reservation: Reservation) -> None:
         """Reserves under all caps, or raises `OverLimit` and reserves nothing. Then it is to be settled."""
         if not reservation.caps:
+            return
+        if (spare := self._spares.take(reservation)) is not None:
+            reservation.id, reservation.asked, reservation.slot = spare.id, True, spare.slot
+            reservation.used = tuple(map(sum, zip(spare.used, reservation.amounts, strict=True)))
+            self._hold(reservation)
+            asyncio.get_running_loop().call_soon(self._spare_after, reservation)
             return
         reply = None if self.degraded else await self._ask(reservation)
         if reply is None:
@@ -127,7 +123,7 @@ class Admission:
         refused = reply[0] == b"no"
         used = tuple(map(int, reply[3 if refused else 1 :]))
         if refused:
-            reservation.asked = False
+            self._forget(reservation)
             reservation.used = used
             wait_ms = int(reply[2])
             cap = reservation.caps[int(reply[1]) - 1]
@@ -143,6 +139,7 @@ class Admission:
         self._hold(reservation)
         for cap, now_used in zip(reservation.caps, reservation.used, strict=True):
             self.shares[cap].tell(cap, now_used)
+        asyncio.get_running_loop().call_soon(self._spare_after, reservation)
 
     def settle(self, reservation: Reservation, tokens: int, cost_nano: int, expert: str | None = None) -> None:
         """The call is over and took this much; `expert` is who answered, if not the one it was reserved for.
@@ -151,20 +148,20 @@ class Admission:
         """
         if not (reservation.held or reservation.asked):
             return
-        caps, amounts = reservation.caps, _amounts(reservation.caps, tokens, cost_nano)
+        caps, amounts = reservation.caps, amounts_of(reservation.caps, tokens, cost_nano)
         if not reservation.held:  # the caller left while Redis was asked: whatever it took is given back
             amounts = (0,) * len(caps)
         elif expert is not None and expert != reservation.expert:
             kept = [0 if cap.expert and cap.what != "requests" else n for cap, n in zip(caps, amounts, strict=True)]
             others = tuple(cap for cap in self.caps.of_expert(expert) if cap.kind != "lease")
-            caps, amounts = caps + others, (*kept, *_amounts(others, tokens, cost_nano))
+            caps, amounts = caps + others, (*kept, *amounts_of(others, tokens, cost_nano))
         if reservation.held:
             self._release(reservation, caps, amounts)
-        reservation.held = reservation.asked = False
-        self._owe(reservation.id, caps, amounts)
+        self._owe(reservation, caps, amounts)
 
     def _hold(self, reservation: Reservation) -> None:
         reservation.held = True
+        self._keep(reservation, reservation.amounts)
         self.shares.take(reservation.caps, reservation.amounts)
         self._open[reservation.id] = reservation
 
@@ -179,10 +176,20 @@ class Admission:
             else:
                 share.take(cap, came - was, now)
 
-    def _owe(self, id_: str, caps: tuple[Cap, ...], amounts: tuple[int, ...]) -> None:
-        settlement = self._owed.add(id_, caps, amounts)
+    def _owe(self, reservation: Reservation, caps: tuple[Cap, ...], amounts: tuple[int, ...]) -> None:
+        settlement = self._owed.add(reservation.id, caps, amounts)
+        self._forget(reservation)
         if settlement is not None and self._pipe is not None:
             self._send(settlement, self._pipe)
+
+    def _keep(self, reservation: Reservation, amounts: tuple[int, ...]) -> None:
+        """From now on it is settled with these amounts by the next replica, should this process be killed."""
+        self._owed.end(reservation.slot)
+        reservation.slot = self._owed.begin(reservation.id, reservation.caps, amounts)
+
+    def _forget(self, reservation: Reservation) -> None:
+        self._owed.end(reservation.slot)
+        reservation.held, reservation.asked, reservation.slot = False, False, None
 
     async def _ask(self, reservation: Reservation) -> list[bytes] | None:
         """Redis' answer; None where it does not come in time."""
@@ -190,23 +197,54 @@ class Admission:
             return None
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[list[bytes] | None] = loop.create_future()
-
-        def told(answer: Any) -> None:
-            given = answer if _is_reply(answer, len(reservation.caps)) else None
-            if given is None and not isinstance(answer, Exception):
-                answer = ValueError("its answer is none to what was asked")
-            self._heard(answer, pipe)
-            if not reply.done():
-                reply.set_result(given)
-
         reservation.asked = True
-        command = script_call(RESERVE_SHA, OPEN_LIFE_S, reservation.id, reservation.caps, reservation.amounts)
-        pipe.send(command, told)
+        self._reserve(reservation, pipe, lambda given: None if reply.done() else reply.set_result(given))
         timer = loop.call_later(self._wait_s, self._late, reply, LATE_TURNS)
         try:
             return await reply
         finally:
             timer.cancel()
+
+    def _reserve(self, reservation: Reservation, pipe: Pipe, then: Callable[[list[bytes] | None], None]) -> None:
+        """Asks Redis; `then` gets its answer, None where it is none."""
+
+        def told(answer: Any) -> None:
+            given = answer if is_reply(answer, len(reservation.caps)) else None
+            if given is None and not isinstance(answer, Exception):
+                answer = ValueError("its answer is none to what was asked")
+            self._heard(answer, pipe)
+            then(given)
+
+        command = script_call(RESERVE_SHA, OPEN_LIFE_S, reservation.id, reservation.caps, reservation.amounts)
+        pipe.send(command, told)
+
+    def _spare_after(self, admitted: Reservation) -> None:
+        """Asks Redis for what the caller's next request may take, if there is reason to; this one is on its way."""
+        if self.degraded or (pipe := self._pipe) is None or (spare := self._spares.next(admitted)) is None:
+            return
+
+        def then(given: list[bytes] | None) -> None:
+            if given is None:
+                self._drop(spare)
+            elif given[0] == b"no":
+                self._spares.drop(spare)
+                self._forget(spare)
+            elif self._spares.made(spare):
+                spare.used = tuple(map(int, given[1:]))
+                for cap, used in zip(spare.caps, spare.used, strict=True):
+                    self.shares[cap].tell(cap, used)
+                asyncio.get_running_loop().call_later(LIFE_S, self._drop, spare)
+
+        self._keep(spare, (0,) * len(spare.caps))
+        self._reserve(spare, pipe, then)
+
+    def _drop(self, spare: Reservation) -> None:
+        """Gives it back, if no request has taken it; Redis may not have it."""
+        if self._spares.drop(spare):
+            self._give_back(spare)
+
+    def _give_back(self, reservation: Reservation) -> None:
+        self._owe(reservation, reservation.caps, (0,) * len(reservation.caps))
 
     def _late(self, reply: "asyncio.Future[list[bytes] | None]", turns: int) -> None:
         if reply.done():
@@ -221,8 +259,7 @@ class Admission:
         cap = self.shares.refuses(reservation.caps, reservation.amounts)
         if cap is not None:
             if reservation.asked:
-                self._owe(reservation.id, reservation.caps, (0,) * len(reservation.caps))
-                reservation.asked = False
+                self._give_back(reservation)
             raise self._refusal(reservation, cap, 1.0, never=False)
         self._hold(reservation)
 
@@ -291,7 +328,7 @@ class Admission:
                     some = (pipe.ask(*one) for one in commands[at : at + REPLAYED_AT_ONCE])
                     for answer in await asyncio.gather(*some, return_exceptions=True):
                         if isinstance(answer, BaseException):
-                            _check_refusal(answer)
+                            check_refusal(answer)
                 if commands:
                     log.warning("limits: a replica that is gone owed %d calls; they are settled", len(commands))
         except (OSError, hiredis.HiredisError, ValueError) as error:
@@ -336,27 +373,3 @@ class Admission:
         if self.degraded:
             log.warning("limits: Redis answers again; %d settlements were dropped", self._owed.dropped)
         self.degraded = False
-
-
-def _is_reply(answer: Any, caps: int) -> bool:
-    """Whether it is what the script that reserves says of so many caps."""
-    if not isinstance(answer, list) or not answer:
-        return False
-    word, *numbers = answer
-    if len(numbers) != {b"ok": caps, b"no": caps + 2}.get(word if isinstance(word, bytes) else b"", -1):
-        return False
-    if not all(isinstance(one, bytes) and one.removeprefix(b"-").isdigit() for one in numbers):
-        return False
-    return word == b"ok" or 1 <= int(numbers[0]) <= caps
-
-
-def _check_refusal(error: BaseException) -> None:
-    """Raises it, unless Redis would refuse the same command each time: then all others would wait for it."""
-    if not (isinstance(error, hiredis.ReplyError) and str(error).startswith(("ERR ", "WRONGTYPE "))):
-        raise error
-    log.warning("limits: Redis refuses a call that a replica owed; it is left out: %s", error)
-
-
-def _amounts(caps: tuple[Cap, ...], tokens: int, cost_nano: int) -> tuple[int, ...]:
-    taken = {"requests": 1, "concurrency": 1, "tokens": tokens, "usd": cost_nano}
-    return tuple(taken[cap.what] for cap in caps)

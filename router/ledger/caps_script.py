@@ -17,6 +17,7 @@ All times are the server's. Amounts are whole numbers and are added by HINCRBY, 
 """
 
 import hashlib
+from typing import Any
 
 _SHARED = r"""
 local time = redis.call('TIME')
@@ -222,3 +223,15 @@ SCRIPTS = {
     for script in (RESERVE, SETTLE, HEARTBEAT)
 }
 RESERVE_SHA, SETTLE_SHA, HEARTBEAT_SHA = SCRIPTS
+
+
+def is_reply(answer: Any, caps: int) -> bool:
+    """Whether it is what RESERVE says of so many caps."""
+    if not isinstance(answer, list) or not answer:
+        return False
+    word, *numbers = answer
+    if len(numbers) != {b"ok": caps, b"no": caps + 2}.get(word if isinstance(word, bytes) else b"", -1):
+        return False
+    if not all(isinstance(one, bytes) and one.removeprefix(b"-").isdigit() for one in numbers):
+        return False
+    return word == b"ok" or 1 <= int(numbers[0]) <= caps

@@ -16,8 +16,9 @@ _LENGTH = struct.Struct("<I")
 class UnderWay:
     """Of one replica. Nothing is made before the first call begins."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, slot_bytes: int = SLOT_BYTES) -> None:
         self._path = path
+        self._slot_bytes = slot_bytes
         self._map: mmap.mmap | None = None
         self._free: list[int] = []
 
@@ -25,11 +26,12 @@ class UnderWay:
         """The slot that the record is in until `end`; None: there is no room for it. Raises `OSError`."""
         if self._map is None:
             with self._path.open("xb+") as file:
-                file.write(bytes(SLOTS * SLOT_BYTES))  # a full disk is to be an error here, not a signal later
+                size = SLOTS * self._slot_bytes
+                file.write(bytes(size))  # a full disk is to be an error here, not a signal later
                 file.flush()
-                self._map = mmap.mmap(file.fileno(), SLOTS * SLOT_BYTES)
-            self._free = [slot * SLOT_BYTES for slot in reversed(range(SLOTS))]  # few slots, few pages
-        if not self._free or len(record) > SLOT_BYTES - _LENGTH.size:
+                self._map = mmap.mmap(file.fileno(), size)
+            self._free = [slot * self._slot_bytes for slot in reversed(range(SLOTS))]  # few slots, few pages
+        if not self._free or len(record) > self._slot_bytes - _LENGTH.size:
             return None
         slot = self._free.pop()
         self._map[slot + _LENGTH.size : slot + _LENGTH.size + len(record)] = record
@@ -50,12 +52,12 @@ class UnderWay:
                 self._path.unlink(missing_ok=True)
 
 
-def cut_off(path: Path) -> list[bytes]:
+def cut_off(path: Path, slot_bytes: int = SLOT_BYTES) -> list[bytes]:
     """What a replica that is gone was asking for. Raises `OSError`."""
     content = path.read_bytes() if path.exists() else b""
     found = []
-    for slot in range(0, len(content) - SLOT_BYTES + 1, SLOT_BYTES):
+    for slot in range(0, len(content) - slot_bytes + 1, slot_bytes):
         (size,) = _LENGTH.unpack_from(content, slot)
-        if 0 < size <= SLOT_BYTES - _LENGTH.size:
+        if 0 < size <= slot_bytes - _LENGTH.size:
             found.append(content[slot + _LENGTH.size : slot + _LENGTH.size + size])
     return found

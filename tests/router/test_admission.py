@@ -15,10 +15,11 @@ from redis_process import RedisProcess
 
 from router.config import parse_settings
 from router.errors import ConfigError, OverLimit
-from router.ledger.admission import Admission, Reservation
+from router.ledger.admission import Admission
 from router.ledger.caps import PREFIX, Caps
 from router.ledger.caps_script import RESERVE_SHA
 from router.ledger.journal import Journal
+from router.ledger.reservation import Reservation
 from router.ledger.share import Share
 from router.ledger.store import connect
 
@@ -379,7 +380,8 @@ async def test_settlements_beyond_the_most_are_dropped_and_counted(
     redis_process: RedisProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("router.ledger.settlements.OWED_MOST", 3)
-    async with replicas(redis_process.url, 1, budget={"usd": 1, "per": "day"}) as (one,):
+    budget = {"usd": 1e-5, "per": "day"}  # no room for spares
+    async with replicas(redis_process.url, 1, budget=budget) as (one,):
         held = [await ask(one, f"a{k}", cost_nano=100) for k in range(5)]
         redis_process.kill()
         for reservation in held:
