@@ -33,7 +33,8 @@ ALWAYS = ("calls", "input_tokens", "output_tokens")
 def spend(client: AdminClient, by: str, first: str | None, last: str | None, as_json: bool) -> None:
     """What was spent, by whom, on what. The admin credential: POINTSMAN_ADMIN_KEY or --admin-file.
 
-    `calls` are calls of experts, those that failed too. A key with several tags counts for each of them.
+    `calls` are calls of experts, those that failed too. A key with several tags counts for each of them. What was
+    cut off before its expert said what it took is estimated.
     """
     found = client.get("spend", **{"by": by, "from": first, "to": last})
     if as_json:
@@ -57,14 +58,20 @@ def _print(found: dict[str, Any]) -> None:
     for name in amounts:
         table.add_column(COLUMNS[name], justify="right")
     table.add_column("USD", justify="right", no_wrap=True)
+    guessed = ["estimated_nano"] if total["estimated_nano"] else []
+    for _ in guessed:
+        table.add_column("of it estimated", justify="right", no_wrap=True)
     for row in rows:
         said = [row["key_name"] if name == "key" else row[name] for name in by]
-        table.add_row(*(Text(text or "-") for text in said), *_figures(row, amounts))
+        table.add_row(*(Text(text or "-") for text in said), *_figures(row, amounts, guessed))
     table.add_section()
-    table.add_row(*(["all"] + [""] * (len(by) - 1)), *_figures(total, amounts))
+    table.add_row(*(["all"] + [""] * (len(by) - 1)), *_figures(total, amounts, guessed))
     Console().print(table)
 
 
-def _figures(row: dict[str, Any], amounts: list[str]) -> list[str]:
-    usd, nano = divmod(row["cost_nano"], 1_000_000_000)
-    return [*(f"{row[name]:,}" for name in amounts), f"{usd:,}.{nano:09d}"]
+def _figures(row: dict[str, Any], amounts: list[str], guessed: list[str]) -> list[str]:
+    return [*(f"{row[name]:,}" for name in amounts), *(_usd(row[name]) for name in ("cost_nano", *guessed))]
+
+
+def _usd(nano: int) -> str:
+    return "{:,}.{:09d}".format(*divmod(nano, 1_000_000_000))

@@ -81,7 +81,8 @@ def _shown(row: Spend, by: tuple[str, ...], names: dict[str, str]) -> dict[str, 
 
 def _amounts(row: Spend) -> dict[str, Any]:
     amounts = row.amounts()
-    return {**amounts, "cost_usd": amounts["cost_nano"] / 1e9}
+    usd = {f"{name}_usd": amounts[f"{name}_nano"] / 1e9 for name in ("cost", "estimated")}
+    return {**amounts, **usd}
 
 
 def _range(request: Request, days_most: int) -> tuple[date, date]:

@@ -17,8 +17,9 @@ DAY_S = 86_400
 #: What is counted of an expert as well, in the order of its hash. A call that failed and cost nothing is one, too.
 COUNTED = ("requests", "errors", "input_tokens", "cached_tokens", "output_tokens", "cost_nano")
 #: All that an account sums: integers.
-AMOUNTS = (*COUNTED, "estimated", *Parts._fields)
-LETTERS = dict(zip("reicongwhamspt", AMOUNTS, strict=True))
+#: `estimated` calls, of which no expert told what they took, and what they are taken to have cost.
+AMOUNTS = (*COUNTED, "estimated", "estimated_nano", *Parts._fields)
+LETTERS = dict(zip("reicongvwhamspt", AMOUNTS, strict=True))
 
 #: Whose spend it is where one batch has more accounts than a batch may have.
 OTHERS = Payer(key="(others)")
@@ -45,6 +46,7 @@ def add(sums: Sums, entry: Entry) -> None:
     sums[5] += entry.cost_nano
     if usage.estimated:
         sums[6] += 1
+        sums[7] += entry.cost_nano
     if usage.parts is not PLAIN:
         for i, tokens in enumerate(usage.parts, _PARTS_AT):
             sums[i] += tokens

@@ -1,37 +1,23 @@
 """An OpenAI server that knows what it has answered: `counting_upstream.py PORT FILE MS`.
 
-FILE holds how many answers were wholly handed to the kernel, and their output tokens; it outlives a kill.
-An answer takes MS milliseconds and 1 to 100 tokens, for 10 of input.
+FILE has a record of every answer that was wholly handed to the kernel: the request's `user`, a number, and its
+output tokens. It outlives a kill. An answer takes MS milliseconds and 1 to 100 tokens, for 10 of input.
 """
 
 import asyncio
 import json
-import mmap
+import os
 import struct
 import sys
 from pathlib import Path
 
 INPUT_TOKENS = 10
+_RECORD = struct.Struct("<qq")
 
 
-class Counter:
-    """Sums of answers and output tokens in a mapped file."""
-
-    def __init__(self, path: Path) -> None:
-        if not path.exists():
-            path.write_bytes(bytes(16))
-        self._file = path.open("r+b")
-        self._map = mmap.mmap(self._file.fileno(), 16)
-
-    def add(self, tokens: int) -> None:
-        answers, sum_of_tokens = struct.unpack("<qq", self._map[:])
-        self._map[:] = struct.pack("<qq", answers + 1, sum_of_tokens + tokens)
-
-
-def counted(path: Path) -> tuple[int, int]:
-    """Answers, and output tokens of all of them."""
-    answers, tokens = struct.unpack("<qq", path.read_bytes()) if path.exists() else (0, 0)
-    return answers, tokens
+def counted(path: Path) -> list[tuple[int, int]]:
+    """The `user` and the output tokens of every answer; -1 where there was no user."""
+    return list(_RECORD.iter_unpack(path.read_bytes())) if path.exists() else []
 
 
 def completion(number: int, tokens: int) -> bytes:
@@ -53,7 +39,7 @@ def completion(number: int, tokens: int) -> bytes:
 
 
 async def main(port: int, path: Path, wait_s: float) -> None:
-    counter, number = Counter(path), 0
+    file, number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal number
@@ -61,13 +47,14 @@ async def main(port: int, path: Path, wait_s: float) -> None:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
                 length = head.partition(b"content-length:")[2].split(b"\r\n")[0]
-                await reader.readexactly(int(length or b"0"))
+                asked = json.loads(await reader.readexactly(int(length or b"0")) or b"{}")
                 number += 1
                 tokens = 1 + number * 37 % 100
                 await asyncio.sleep(wait_s)
                 writer.write(completion(number, tokens))
                 await writer.drain()
-                counter.add(tokens)
+                if asked:  # a look at the server is not billed
+                    os.write(file, _RECORD.pack(int(asked.get("user", -1)), tokens))
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
 

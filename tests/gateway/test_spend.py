@@ -304,6 +304,7 @@ def test_an_expert_that_was_given_up_on_is_paid_for_what_it_had_read(alone: Worl
     assert found["large"] in (6 * 10_000, 6 * 10_000 + 30_000), "its prompt, and a word if it had the time"
     total = asked(gateway).json()["total"]
     assert (total["calls"], total["estimated"]) == (2, 1)
+    assert total["estimated_nano"] == found["large"] and total["estimated_usd"] == found["large"] / 1e9
 
 
 def test_an_expert_priced_by_the_second_costs_the_time_it_took(alone: World) -> None:
