@@ -28,7 +28,7 @@ from training.evaluate import Report, evaluate
 from training.fit import build
 from training.reliability import calibration
 from training.studies.base import Setup
-from training.studies.domain import without_each_domain
+from training.studies.domain import MOST, without_each_domain
 from training.true_domain import TRUE_DOMAIN, TrueDomain
 
 POLICIES = ("static", "cluster", "knn", "linear", "domain", "best")
@@ -125,7 +125,7 @@ def domains_part(dataset: str, table: Table, options: argparse.Namespace) -> Ite
     kept = table.split("train").outcomes, table.split("val").outcomes
     for assure in (False, True):
         setup = Setup(lambda: build(options.left_out_policy, {}, 0), *kept, assure=assure)
-        study = without_each_domain(setup)
+        study = without_each_domain(setup, most=options.domains_most)
         name = f"{dataset}: {options.left_out_policy} {'as served' if assure else 'by itself'}, domains left out"
         below = sum(unseen.above_best.high < 0 for unseen in study.domains)
         goal = "<= 0" if assure else None
@@ -180,6 +180,7 @@ def main() -> None:
     parser.add_argument("--policies", nargs="+", default=list(POLICIES))
     parser.add_argument("--parts", nargs="+", default=list(USUAL), choices=PARTS)
     parser.add_argument("--left-out-policy", default="linear", help="of the parts that train many times")
+    parser.add_argument("--domains-most", type=int, default=MOST, help="that are left out, the largest")
     parser.add_argument("--name", default="quality", help="of the file in build/bench")
     options = parser.parse_args()
     found: list[Figure] = []
