@@ -240,6 +240,30 @@ def test_a_replica_that_cannot_take_an_expert_keeps_what_it_has_and_says_so(
     assert serves(two, "extra") and two.metric("pointsman_config_refused") == 0
 
 
+def test_an_expert_that_a_replica_refuses_is_listed_there_with_the_reason(
+    alone: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyed = {**alone.settings["experts"][0], "api_key": {"env": "POINTSMAN_TEST_UPSTREAM"}}
+    one = alone.start(experts=[keyed, alone.settings["experts"][1]])
+    two = alone.start()
+    done(one, "PUT", "experts/extra", extra(alone, api_key={"env": "POINTSMAN_TEST_UPSTREAM"}))
+    done(one, "PUT", "experts/small", {**keyed, "local": True})
+    until(lambda: two.metric("pointsman_config_refused") == 1, "the refusal")
+    assert [shown["name"] for shown in done(two, "GET", "experts")["data"]] == ["small", "large", "extra"]
+    said = done(two, "GET", "experts/extra")
+    assert (said["state"], said["from"], said["changed_by"]) == ("refused", "api", "admin")
+    assert "experts.extra: no expert of the file names the secret" in said["reason"]
+    until(lambda: done(two, "GET", "experts/small")["reason"], "the other's reason")
+    said = done(two, "GET", "experts/small")
+    assert (said["state"], said["from"], said["settings"]["local"]) == ("ok", "file", False)
+    assert said["reason"].startswith("not as the API has it: ")
+    assert not [shown for shown in done(one, "GET", "experts")["data"] if shown["reason"]]
+    monkeypatch.setenv("POINTSMAN_URL", two.url)
+    monkeypatch.setenv("POINTSMAN_ADMIN_KEY", "admin-credential-marker")
+    listed = told(experts, "list")
+    assert "refused" in listed and "extra: experts.extra: no expert of the file names" in listed
+
+
 def test_without_redis_nothing_changes_and_the_gateway_serves(
     live: Gateway, alone: World, redis_process: RedisProcess
 ) -> None:
@@ -291,6 +315,7 @@ def test_foreign_data_under_our_keys_is_refused_at_the_change(
     client.zadd("pointsman:{ledger}:experts:changed", {"extra": 2})
     until(lambda: done(live, "GET", "config")["refused"], "the refusal")
     assert "cannot read extra" in done(live, "GET", "config")["refused"][0]["message"] and serves(live, "extra")
+    assert "cannot read extra" in done(live, "GET", "experts/extra")["reason"]
     done(live, "DELETE", "experts/extra")
     assert done(live, "GET", "config")["refused"] == [] and not serves(live, "extra")
 
