@@ -49,7 +49,7 @@ BASE = {
     "router/guards": {"base"},
     "router/ledger": {"embedded", "outbox", "script", "store", "caps", "caps_script", "share", "spool",
         "pipe", "claim", "journal", "settlements", "under_way", "account", "answers", "located",
-        "reservation", "spares", "decision_rows", "decision_stream",
+        "refusal", "reservation", "spares", "decision_rows", "decision_stream",
     },
     "policies": set(),
     "training": {

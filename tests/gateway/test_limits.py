@@ -109,6 +109,8 @@ def test_a_spent_budget_is_not_tried_again_and_warns_before(alone: World) -> Non
         ask(client(gateway))
     assert (refused.value.code, refused.value.type) == ("budget_exceeded", "insufficient_quota")
     assert refused.value.response.headers["x-should-retry"] == "false"
+    left = "key 'a' has $0.000095 left of its budget of $0.000125 per day, and the call is expected to cost"
+    assert left in refused.value.message
     assert len(alone.small.requests) == 2
     assert ask(client(gateway, "key-b")).status_code == 200
 
