@@ -46,7 +46,8 @@ class ExpertOffice:
         try:
             settings = parse_expert(given)
         except ConfigError as error:
-            raise InvalidRequest(str(error), param=str(error).partition(":")[0]) from None
+            key = str(error).partition(": ")[0]
+            raise InvalidRequest(str(error), param=None if " " in key else key) from None
         record = ExpertRecord(settings=settings, changed_at=now(), changed_by=who)
         try:
             await self._change(who, "expert.put", name, lambda _: record)

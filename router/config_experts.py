@@ -1,5 +1,6 @@
 """The settings of experts: what they cost, where they are, what they can."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -58,7 +59,13 @@ class ExpertBase(Section):
     serves: Literal["chat", "embeddings", "rerank"] = Field("chat", description="`rerank`: endpoints only")
 
 
-Url = Annotated[str, Field(pattern=r"^https?://[^\s]+$", description="up to and with /v1")]
+def _url(url: str) -> str:
+    if not re.fullmatch(r"https?://\S+", url):
+        raise ValueError("expected a URL, http://HOST:PORT/v1 or https://HOST/v1")
+    return url
+
+
+Url = Annotated[str, AfterValidator(_url), Field(description="up to and with /v1")]
 
 
 class PlaceSettings(Section):

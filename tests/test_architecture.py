@@ -23,7 +23,8 @@ MAY_IMPORT = {
 BASE = {
     "router": {
         # nouns and contracts
-        "types", "errors", "config_base", "config_experts", "config", "policy", "objective", "pacing",
+        "types", "errors", "config_base", "config_experts", "config_mistakes", "config",
+        "policy", "objective", "pacing",
         "artifact", "files", "gates", "conversation",
         "expert_names", "steps", "stepped", "stickiness", "null_experts",
         "sameness",

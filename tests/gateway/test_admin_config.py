@@ -179,7 +179,7 @@ def test_every_change_is_in_the_audit_log(live: Gateway, alone: World) -> None:
         ({"name": "other"}, "the path says 'extra'"),
         ({"kind": "nope"}, "kind"),
         ({"price": {"input": -1, "output": 1}}, "price.input"),
-        ({"colour": "red"}, "colour: unknown key"),
+        ({"prize": {}}, "prize: unknown key; there are: price, "),
         ({"api_key": "sk-literal"}, "a secret is never written here"),
         ({"api_key": {"env": "POINTSMAN_TEST_ADMIN"}}, "no expert of the file names the secret"),
         ({"headers": {"x": "y"}}, "may hold a secret"),
@@ -202,6 +202,12 @@ def test_a_bad_expert_is_refused_and_nothing_changes(
     after = done(live, "GET", "config")
     assert (after["number"], after["digest"], after["refused"]) == (1, before["digest"], [])
     assert done(live, "GET", "audit")["data"] == []
+
+
+def test_the_field_at_fault_is_named(live: Gateway, alone: World) -> None:
+    for change, param in (({"price": {"input": "much"}}, "price.input"), ({"kind": "nope"}, None)):
+        refused = admin(live, "PUT", "experts/extra", {**extra(alone), **change})
+        assert refused.json()["error"]["param"] == param
 
 
 def test_an_empty_body_and_the_last_chat_expert_are_refused(live: Gateway, alone: World) -> None:
