@@ -93,7 +93,7 @@ async def _note(configuration: Configuration, who: str, before: str) -> None:
 
 @api.get("/experts")
 async def list_experts(office: Office, exchange: Admin) -> Response:
-    """Those at work here, and where each is from: `file` or `api`."""
+    """Those at work here, and where each is from: `file` or `api`; those refused here, with the `reason`."""
     return answer({"object": "list", "data": office.list()}, exchange)
 
 

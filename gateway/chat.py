@@ -101,7 +101,8 @@ class Chat:
         if service.guarding is not None:
             request = await service.guarding.before(request)
         exchange.wishes = request.wishes
-        exchange.wants_stream, exchange.most_tokens = request.stream, request.max_output_tokens
+        exchange.wants_stream = request.stream
+        exchange.most_tokens, exchange.answers = request.max_output_tokens, request.answers
         if service.decisions is not None:
             exchange.outcome = Outcome(request)
         turn = turn_of(service.sessions, request, exchange.owner)
@@ -155,10 +156,9 @@ class Chat:
 
     def _begun(self, request: ChatRequest, expert: str, payer: Payer) -> Callable[[], None] | None:
         service = self._service
-        length = round(service.router.expected_length(expert, request.max_output_tokens))
-        usage = Usage(request.input_tokens, length, estimated=True)
-        price = service.pool.experts[expert].spec.price
-        cost_nano = price.cost_nano(usage, service.router.expected_s(expert, length))
+        usage, cost_nano = service.router.expected(
+            expert, request.input_tokens, request.max_output_tokens, request.answers
+        )
         return service.ledger.begin(Entry(expert, ok=True, usage=usage, cost_nano=cost_nano, payer=payer))
 
     def _remember(self, exchange: Exchange, outcome: Outcome) -> None:
@@ -201,7 +201,7 @@ class Chat:
         writing_s = max(waited_s - (load.ttft_s or spec.ttft_s), 0.0)
         written = 0 if exchange.wants_stream else int(writing_s / (load.token_s or spec.token_s))
         most = service.router.expected_length(expert, exchange.most_tokens)
-        usage = Usage(call.input_tokens, min(written, round(most)), estimated=True)
+        usage = Usage(call.input_tokens, exchange.answers * min(written, round(most)), estimated=True)
         cost_nano = service.meter(
             expert, usage, exchange.payer, ok=ok, ttft_s=waited_s, took_s=waited_s, streamed=False
         )
@@ -297,17 +297,13 @@ class Chat:
     ) -> None:
         service = self._service
         began = time.perf_counter()
-        spec = service.pool.experts[served.expert].spec
-        expected = Usage(
-            request.input_tokens, round(service.router.expected_length(served.expert, request.max_output_tokens))
+        _, expected_nano = service.router.expected(
+            served.expert, request.input_tokens, request.max_output_tokens, request.answers
         )
         headers = [
             *_EVENTS,
             *exchange.headers(),
-            *exchange.routed(
-                served.expert,
-                spec.price.cost_nano(expected, service.router.expected_s(served.expert, expected.output_tokens)),
-            ),
+            *exchange.routed(served.expert, expected_nano),
             *exchange.passed_on(stream.headers),
         ]
         service.metrics.overhead_s.observe(exchange.overhead_s())

@@ -13,6 +13,7 @@ from router.types import PREFERENCES, Context, Preference, Query, Wishes
 IMAGE_TOKENS = 765  # a 1024 x 1024 image at high detail, by OpenAI's published rule
 MESSAGE_TOKENS = 4  # what the chat format adds to each message
 MAX_MESSAGES = 10_000
+MAX_CHOICES = 128  # of one request, as OpenAI's own API
 MAX_NAMES = 1_000  # in `only` and `exclude`
 LARGE_BYTES = 256 * 1024  # of a body that is looked over before it is parsed
 MAX_CONTAINERS, MAX_COMMAS = 400_000, 1_000_000  # each value of JSON takes tens of bytes once it is parsed
@@ -90,6 +91,7 @@ class ChatRequest:
     input_tokens: int
     max_output_tokens: int | None
     needs: frozenset[str]
+    answers: int = 1  # `n`
     heard: str | None = None  # what the router chooses by, where a guard says so
 
     def query(self, tenant: str) -> Query:
@@ -99,6 +101,7 @@ class ChatRequest:
             text=query_text(messages) if self.heard is None else self.heard,
             input_tokens=self.input_tokens,
             max_output_tokens=self.max_output_tokens,
+            answers=self.answers,
             needs=self.needs,
             context=Context(
                 tools="tools" in self.needs,
@@ -145,6 +148,7 @@ def read_chat(body: dict[str, Any], headers: Sequence[tuple[bytes, bytes]], expe
         input_tokens=tokens,
         max_output_tokens=body.get("max_completion_tokens") or body.get("max_tokens"),
         needs=frozenset(needs),
+        answers=body.get("n") or 1,
     )
 
 
@@ -197,6 +201,8 @@ def _check_types(body: dict[str, Any]) -> None:
         value = body.get(key)
         if value is not None and value < 1:
             raise InvalidRequest(f"{key}: expected at least 1, got {value}", param=key)
+    if (body.get("n") or 1) > MAX_CHOICES:
+        raise InvalidRequest(f"n: at most {MAX_CHOICES} answers to one request, got {body['n']}", param="n")
 
 
 def _weigh(messages: list[Any]) -> tuple[int, set[str]]:

@@ -51,9 +51,15 @@ def experts() -> None:
 @click.option("--json", "as_json", is_flag=True)
 @reaching
 def list_experts(client: AdminClient, as_json: bool) -> None:
-    """Those at work, and where each is from."""
+    """Those at work, and where each is from; those that the gateway refused, and why."""
     found = client.get("experts")["data"]
-    print_json(found) if as_json else print_table(found, ("name", "from", "state", "changed_by", "changed_at"))
+    if as_json:
+        print_json(found)
+        return
+    print_table(found, ("name", "from", "state", "changed_by", "changed_at"))
+    for one in found:
+        if one["reason"] is not None:
+            click.echo(f"{one['name']}: {one['reason']}")
 
 
 @experts.command("show")

@@ -106,6 +106,20 @@ class Configuration:
         text = json.dumps(self.service.settings.model_dump(), default=_plain, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+    @property
+    def under_way(self) -> int:
+        """Requests that have begun and not ended, on any of them."""
+        return sum(service.under_way for service in self._living)
+
+    def owed(self) -> dict[str, int]:
+        """What Redis is not known to have: calls for the accounts, what calls came to under limits, decisions."""
+        base, decisions = self.service.foundation, self.service.decisions
+        return {
+            "calls": base.ledger.owed,
+            "settlements": 0 if base.admission is None else base.admission.owed,
+            "decisions": 0 if decisions is None else decisions.owed,
+        }
+
     async def open(self) -> None:
         """Raises one of our errors, with everything that had been opened closed again."""
         foundation = self.service.foundation
@@ -148,6 +162,7 @@ class Configuration:
 
     def ask(self, origin: str) -> None:
         """Asks for a reload, soon; what comes of it is told in the log. For signals."""
+        log.info("%s: a reload of the file is asked for", origin)
         self._asked_by = origin
         self._asked.set()
 
@@ -258,7 +273,7 @@ class Configuration:
         metrics, before = self.service.metrics, self.refusals.get(what)
         metrics.config_changes.labels("refused").inc()
         metrics.config_refused.set(1)
-        if before is None or before.message != message:
+        if what == FILE or before is None or before.message != message:  # a file is read where somebody asks
             log.error("refused, the configuration at work stays (from: %s): %s", origin, message)
         self.refusals[what] = Refusal(time.time(), origin, message)
 
@@ -280,7 +295,13 @@ class Configuration:
             await self._asked.wait()
             self._asked.clear()
             asked_by, self._asked_by = self._asked_by, None
-            await self._quietly(self._take_experts() if asked_by is None else self.reload(asked_by))
+            await self._quietly(self._take_experts() if asked_by is None else self._reload_asked(asked_by))
+
+    async def _reload_asked(self, origin: str) -> bool:
+        changed = await self.reload(origin)
+        if not changed:
+            log.info("%s: what the file says is at work already", origin)
+        return changed
 
     async def _follow_file(self, source: Source) -> None:
         """A change is taken once the file has stayed as it is from one look to the next: it may be half written."""

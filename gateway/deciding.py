@@ -61,7 +61,9 @@ async def decide(
     if request.wishes.fallback:
         with suppress(NoExpertFits, NoHealthyExpert):  # no other could help: the caller's own choice stands alone
             return await router.decide(request.query(caller), request.wishes, first=request.expert)
-    return router.named(request.expert, request.input_tokens, request.max_output_tokens, request.wishes)
+    return router.named(
+        request.expert, request.input_tokens, request.max_output_tokens, request.wishes, request.answers
+    )
 
 
 def _reason(decision: Decision) -> str:

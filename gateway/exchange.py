@@ -23,6 +23,7 @@ class Exchange:
     """One request on its way through: what its headers, its log line and its bill need."""
 
     __slots__ = (
+        "answers",
         "attempts",
         "began",
         "bill",
@@ -60,7 +61,8 @@ class Exchange:
         self.upstream_s = 0.0
         self.wants_stream = False
         self.started = False  # an answer's first byte is on its way
-        self.most_tokens: int | None = None
+        self.most_tokens: int | None = None  # of each of the `answers` that are asked for
+        self.answers = 1
         self.wishes: Wishes | None = None
         self.outcome: Outcome | None = None  # where decisions are logged
         self.cache: Lookup | None = None  # where one is configured

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from gateway.configuration import REFUSED, Configuration
+from gateway.configuration import EXPERTS, FILE, REFUSED, Configuration
 from gateway.masking import masked
 from router.config import parse_expert
 from router.config_experts import ExpertSettings
@@ -27,9 +27,11 @@ class ExpertOffice:
         self._registry = registry
 
     def list(self) -> list[dict[str, Any]]:
-        """The experts at work here."""
-        service = self._configuration.service
-        return [self._shown(one, service.pool.state(one.name)) for one in service.settings.experts]
+        """The experts at work here, and those of the API that this replica does not take, with the reason."""
+        service, book = self._configuration.service, self._registry.book
+        at_work = [self._shown(one, service.pool.state(one.name)) for one in service.settings.experts]
+        missing = {*book.experts, *book.unreadable} - {one.name for one in service.settings.experts}
+        return at_work + [self._missing(name) for name in sorted(missing)]
 
     def show(self, name: str) -> dict[str, Any]:
         for one in self.list():
@@ -44,7 +46,8 @@ class ExpertOffice:
         try:
             settings = parse_expert(given)
         except ConfigError as error:
-            raise InvalidRequest(str(error), param=str(error).partition(":")[0]) from None
+            key = str(error).partition(": ")[0]
+            raise InvalidRequest(str(error), param=None if " " in key else key) from None
         record = ExpertRecord(settings=settings, changed_at=now(), changed_by=who)
         try:
             await self._change(who, "expert.put", name, lambda _: record)
@@ -93,18 +96,38 @@ class ExpertOffice:
         raise Conflict("others change experts at the same time; try again")
 
     def _shown(self, settings: ExpertSettings, state: str) -> dict[str, Any]:
-        record = self._registry.book.experts.get(settings.name)
-        if record is not None and record.settings != settings:  # it was refused here
-            record = None
+        name, book = settings.name, self._registry.book
+        record, reason = book.experts.get(name), None
+        if name in book.unreadable or (record is not None and record.settings != settings):
+            record, reason = None, f"not as the API has it: {self._refusal()}"
         return {
             "object": "expert",
-            "name": settings.name,
+            "name": name,
             "from": "file" if record is None else "api",
             "state": state if settings.enabled else "disabled",
+            "reason": reason,
             "settings": masked(settings),
-            "changed_at": None if record is None else record.changed_at.isoformat(),
-            "changed_by": None if record is None else record.changed_by,
+            **_change(record),
         }
+
+    def _missing(self, name: str) -> dict[str, Any]:
+        """One that the API has and that is not at work here; its settings are None where they cannot be read."""
+        record = self._registry.book.experts.get(name)
+        return {
+            "object": "expert",
+            "name": name,
+            "from": "api",
+            "state": "refused" if self._configuration.refusals else "pending",
+            "reason": self._refusal(),
+            "settings": None if record is None else masked(record.settings),
+            **_change(record),
+        }
+
+    def _refusal(self) -> str:
+        """Why what the API has is not at work: all its experts are taken together, or none."""
+        refusals = self._configuration.refusals
+        found = refusals.get(EXPERTS) or refusals.get(FILE)
+        return "it is being put to work" if found is None else found.message
 
     def _told(self, name: str, record: ExpertRecord | None) -> dict[str, Any] | None:
         """As the audit log has it: the file's expert where the API says nothing of it."""
@@ -112,4 +135,12 @@ class ExpertOffice:
         return None if settings is None else masked(settings)
 
     def _names(self) -> str:
-        return ", ".join(one.name for one in self._configuration.service.settings.experts)
+        return ", ".join(one["name"] for one in self.list())
+
+
+def _change(record: ExpertRecord | None) -> dict[str, Any]:
+    """Who changed it last, and when."""
+    return {
+        "changed_at": None if record is None else record.changed_at.isoformat(),
+        "changed_by": None if record is None else record.changed_by,
+    }

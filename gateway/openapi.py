@@ -8,7 +8,7 @@ from copy import deepcopy
 from typing import Any
 
 from gateway.admin import AUDIT_COUNT_MOST
-from gateway.chat_request import MAX_MESSAGES, ROUTING_KEYS
+from gateway.chat_request import MAX_CHOICES, MAX_MESSAGES, ROUTING_KEYS
 from gateway.embeddings import MAX_INPUTS
 from gateway.prompts import PROMPTS_MOST
 from gateway.rerank import MAX_DOCUMENTS
@@ -68,7 +68,7 @@ _CHAT = _object(
     messages=_MESSAGES,
     max_tokens=_COUNT,
     max_completion_tokens=_COUNT,
-    n=_COUNT,
+    n={**_COUNT, "maximum": MAX_CHOICES},
     seed={"type": ["integer", "null"]},
     stop={"anyOf": [_STRING, {"type": "array", "items": _STRING}, {"type": "null"}]},
     stream_options={"type": ["object", "null"], "properties": {"include_usage": _FLAG}},
@@ -105,7 +105,7 @@ BODIES: dict[str, Schema] = {
         **_ASKED,
         prompt={"anyOf": [_STRING, {"type": "array", "minItems": 1, "maxItems": PROMPTS_MOST, "items": _STRING}]},
         max_tokens=_COUNT,
-        n=_COUNT,
+        n={**_COUNT, "maximum": MAX_CHOICES},
     ),
     "/v1/responses": _object(
         ["model"],

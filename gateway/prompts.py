@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from gateway.chat_request import parse_object
+from gateway.chat_request import MAX_CHOICES, parse_object
 from gateway.completions import Completions
 from gateway.errors import describe
 from gateway.exchange import Exchange
@@ -23,7 +23,6 @@ from gateway.wire import Headers, send_failure
 from router.errors import InvalidRequest, PointsmanError
 
 PROMPTS_MOST = 32
-CHOICES_MOST = 1 << 31  # of one prompt that are numbered; no expert gives as many
 DONE = b"data: [DONE]\n\n"
 #: Of the answers' headers: those that are added up, of which the largest counts, and of which all are told.
 _SUMS = (b"x-pointsman-attempts",)
@@ -169,7 +168,7 @@ class _Part:
         self._together = together
         self._data: bytes | None = orjson.dumps(body)
         n = body.get("n")
-        self.choices = n if type(n) is int and 0 < n <= CHOICES_MOST else 1
+        self.choices = n if type(n) is int and 0 < n <= MAX_CHOICES else 1
         self.first = number * self.choices
         self.status = 0
         self.headers: Headers = []

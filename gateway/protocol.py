@@ -143,13 +143,13 @@ def _without_upgrade(data: bytes) -> bytes:
 class Server(uvicorn.Server):
     """Ends with the application still open, and looks once a second for requests that take too long to arrive."""
 
-    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
-        """`on_stop` is called as soon as a signal comes."""
+    def __init__(self, config: uvicorn.Config, on_stop: Callable[[str], None]) -> None:
+        """`on_stop` is called with a signal's name as soon as it comes."""
         super().__init__(config)
         self._on_stop = on_stop
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._on_stop()
+        self._on_stop(signal.Signals(sig).name)
         super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -98,10 +98,9 @@ async def reserve(service: Service, bill: Bill, request: ChatRequest, decision: 
 
 def expected(service: Service, request: ChatRequest, decision: Decision, expert: str) -> tuple[int, int]:
     """Tokens and nano-dollars that a call is expected to take."""
-    length = round(service.router.expected_length(expert, request.max_output_tokens))
+    usage, cost_nano = service.router.expected(
+        expert, request.input_tokens, request.max_output_tokens, request.answers
+    )
     if expert in decision.experts:
         cost_nano = round(float(decision.cost_usd[decision.experts.index(expert)]) * 1e9)
-    else:
-        price = service.pool.experts[expert].spec.price
-        cost_nano = price.cost_nano(Usage(request.input_tokens, length), service.router.expected_s(expert, length))
-    return request.input_tokens + length, cost_nano
+    return usage.input_tokens + usage.output_tokens, cost_nano

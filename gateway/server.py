@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 BACKLOG = 2048
 
+log = logging.getLogger("pointsman")
+
 
 def run(settings: Settings, on_ready: Callable[[str, str], None], source: Source | None = None) -> None:
     """Serves until a signal ends it. `on_ready` gets the URL and the policy's label. Raises our errors.
@@ -46,6 +48,8 @@ async def _serve(settings: Settings, on_ready: Callable[[str, str], None], sourc
             loop.add_signal_handler(signal.SIGHUP, app.state.configuration.ask, "SIGHUP")
         on_ready(f"http://{shown}:{port}", app.service.router.use.label)
         await http_server(app).serve(sockets=[bound])
+    owed = ", ".join(f"{count} {what}" for what, count in app.state.configuration.owed().items() if count)
+    log.info("stopped; still owed to Redis: %s", owed or "nothing")
 
 
 def http_server(app: Application) -> "uvicorn.Server":
@@ -56,7 +60,10 @@ def http_server(app: Application) -> "uvicorn.Server":
 
     foundation, drain_s = app.service.foundation, app.service.settings.limits.drain_s
 
-    def stopping() -> None:
+    def stopping(signal_name: str) -> None:
+        if not foundation.draining:
+            under_way = app.state.configuration.under_way
+            log.info("%s: stopping; requests under way: %d, for %g s at most", signal_name, under_way, drain_s)
         foundation.draining = True
 
     return Server(

@@ -3,28 +3,29 @@
 Secrets are never values of the configuration: it names the environment variable or the file that holds them.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    TypeAdapter,
     ValidationError,
     model_validator,
 )
 
 from router.config_base import Budgets, Hedge, Name, RateSettings, Seconds, Secret, Section, listed
 from router.config_experts import ExpertSettings
+from router.config_mistakes import told
 from router.errors import ConfigError
 from router.types import Preference
 
-#: Where under `auth` a wrong value may be shown: it is no secret.
-LIMITS_OF_KEYS = (("auth", "limits"), ("auth", "budget"))
+_LEDGER_URL = re.compile(r"embedded|(rediss?(\+(sentinel|cluster))?|unix)://.+")
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -62,12 +63,21 @@ class EncoderSettings(Section):
     max_wait_ms: float = Field(1.0, ge=0, le=100)
 
 
+def _ledger_url(url: str) -> str:
+    if not _LEDGER_URL.fullmatch(url):
+        raise ValueError(
+            "expected `embedded`, redis://HOST:PORT[/DB] (rediss:// with TLS), unix://PATH, "
+            "redis+sentinel://HOST:PORT[,HOST:PORT...]/SERVICE or redis+cluster://HOST:PORT[,HOST:PORT...]"
+        )
+    return url
+
+
 class LedgerSettings(Section):
     """`url`: `embedded` (a private redis-server, started and stopped with the gateway) or `redis://...`;
     `redis+sentinel://` and `redis+cluster://` as in `router.ledger.located`.
     """
 
-    url: str = Field("embedded", pattern=r"^(embedded|rediss?(\+(sentinel|cluster))?://.+|unix://.+)$")
+    url: Annotated[str, AfterValidator(_ledger_url)] = "embedded"
     password: Secret | None = None
     data_dir: Path | None = Field(None, description="of the embedded server; default: the user's data directory")
     spool_dir: Path | None = Field(
@@ -266,52 +276,19 @@ def parse_settings(raw: dict[str, Any], source: str = "configuration") -> Settin
     try:
         return Settings.model_validate(raw)
     except ValidationError as error:
-        lines = [f"{source}: {_dotted(e['loc'])}: {_expected(e)}" for e in error.errors()]
-        raise ConfigError("\n".join(lines)) from error
+        raise ConfigError("\n".join(f"{source}: {line}" for line in told(error, Settings, raw))) from error
 
 
 def parse_expert(raw: dict[str, Any]) -> ExpertSettings:
-    """One entry of `experts`. Raises `ConfigError` with one line per wrong key."""
+    """One entry of `experts`. Raises `ConfigError` with one line per wrong key, or what is wrong with the whole."""
     try:
-        return _ONE_EXPERT.validate_python((raw,))[0]
+        return _OneExpert.model_validate({"experts": (raw,)}).experts[0]
     except ValidationError as error:
-        errors: list[Any] = [{**e, "loc": ("experts", *e["loc"])} for e in error.errors()]
-        lines = [f"{_dotted(e['loc']).removeprefix('experts.0.')}: {_expected(e)}" for e in errors]
-        raise ConfigError("\n".join(lines)) from error
+        lines = told(error, _OneExpert, {})
+        raise ConfigError(
+            "\n".join(line.removeprefix("experts.0.").removeprefix("experts.0: ") for line in lines)
+        ) from error
 
 
-_ONE_EXPERT: TypeAdapter[tuple[ExpertSettings]] = TypeAdapter(tuple[ExpertSettings])
-
-
-def _dotted(location: tuple[int | str, ...]) -> str:
-    # pydantic puts the union's tag (`endpoint`) into the path: the reader's file has no such key
-    parts = [str(part) for i, part in enumerate(location) if not (i == 2 and location[0] == "experts")]
-    return ".".join(parts) or "(top level)"
-
-
-# pydantic speaks of Python's types and of patterns, which the reader's file knows nothing of
-_IN_OUR_WORDS = {
-    "model_type": "expected keys and values",
-    "tuple_type": "expected a list",
-    "dict_type": "expected keys and values",
-    "int_parsing": "expected a whole number",
-    "float_parsing": "expected a number",
-}
-
-
-def _expected(error: Any) -> str:
-    message = _IN_OUR_WORDS.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        return "unknown key"
-    place = next(part for part in reversed(error["loc"]) if isinstance(part, str)) if error["loc"] else ""
-    if error["type"] in ("model_type", "tuple_type") and place in ("api_key", "password", "secret", "admin"):
-        return "a secret is never written here: give {env: VARIABLE} or {file: PATH}"
-    if error["type"] == "tuple_type" and place == "budget":
-        message = "expected `usd` with `per` or `rolling_hours`, or a list of such"
-    value = error.get("input")
-    # a header or a mapping may hold a secret that was put where only its place belongs
-    places = {"headers", "api_key", "keys", "password", "auth", "url"}
-    secret = places & set(error["loc"]) and error["loc"][:1] + error["loc"][3:4] not in LIMITS_OF_KEYS
-    if secret or not isinstance(value, str | int | float | None) or error["type"] == "missing":
-        return message
-    return f"{message}, got {value!r}"
+class _OneExpert(Section):
+    experts: tuple[ExpertSettings]

@@ -8,7 +8,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from router.errors import ConfigError
 
-Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w.\-/@:+]+$")]
+NAME_PATTERN = r"^[\w.\-/@:+]+$"
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=NAME_PATTERN)]
 Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Hedge = Annotated[float, Field(ge=0.5, lt=1, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]

@@ -1,7 +1,8 @@
 """The settings of experts: what they cost, where they are, what they can."""
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -13,7 +14,7 @@ class PriceSettings(Section):
     """USD per million tokens, USD per second of a call, or both; see `router.types.Price`."""
 
     input: Usd | None = None
-    output: Usd | None = None
+    output: Usd | None = Field(None, description="of what serves embeddings or rerank: 0 where it is not given")
     cached_input: Usd | None = None
     cache_write: Usd | None = Field(None, description="default: `input`")
     cache_write_1h: Usd | None = Field(None, description="default: `cache_write`")
@@ -26,7 +27,7 @@ class PriceSettings(Section):
 
     @model_validator(mode="after")
     def _whole(self) -> "PriceSettings":
-        if (self.input is None) != (self.output is None) or (self.input is None and not self.per_second):
+        if self.input is None and (self.output is not None or not self.per_second):
             raise ValueError("give `input` and `output`, in USD per million tokens, or `per_second` alone")
         return self
 
@@ -57,8 +58,21 @@ class ExpertBase(Section):
     space: Name | None = Field(None, description="of an embedding model's vectors: experts of one are alike")
     serves: Literal["chat", "embeddings", "rerank"] = Field("chat", description="`rerank`: endpoints only")
 
+    @model_validator(mode="after")
+    def _priced_answers(self) -> Self:
+        price = self.price
+        if self.serves == "chat" and price is not None and price.input is not None and price.output is None:
+            raise ValueError("price: give `input` and `output`; only of embeddings and rerank is output nothing")
+        return self
 
-Url = Annotated[str, Field(pattern=r"^https?://[^\s]+$", description="up to and with /v1")]
+
+def _url(url: str) -> str:
+    if not re.fullmatch(r"https?://\S+", url):
+        raise ValueError("expected a URL, http://HOST:PORT/v1 or https://HOST/v1")
+    return url
+
+
+Url = Annotated[str, AfterValidator(_url), Field(description="up to and with /v1")]
 
 
 class PlaceSettings(Section):

@@ -143,8 +143,9 @@ class Router:
             explore=self._explore,
         )
 
-    def _cost_usd(self, input_tokens: Floats | int, output_tokens: Floats) -> Floats:
-        cost = input_tokens * self._input_usd + output_tokens * self._output_usd
+    def _cost_usd(self, input_tokens: Floats | int, output_tokens: Floats, answers: int = 1) -> Floats:
+        """`output_tokens` of each answer; several are written at the same time."""
+        cost = input_tokens * self._input_usd + answers * output_tokens * self._output_usd
         if self._second_usd.any():
             cost = cost + (self._ttft_s + self._token_s * output_tokens) * self._second_usd
         return np.asarray(cost)
@@ -154,16 +155,23 @@ class Router:
         k = self.names.index(expert)
         return float(self._ttft_s[k] + self._token_s[k] * output_tokens)
 
-    def named(self, expert: str, input_tokens: int, most_tokens: int | None, wishes: Wishes) -> Decision:
+    def expected(self, expert: str, input_tokens: int, most: int | None, answers: int) -> tuple[Usage, int]:
+        """What a call is expected to use and to cost, in nano-dollars; `most`: tokens of each of the `answers`."""
+        length = self.expected_length(expert, most)
+        usage = Usage(input_tokens, round(answers * length), estimated=True)
+        price = self._specs[self.names.index(expert)].price
+        return usage, price.cost_nano(usage, self.expected_s(expert, length))
+
+    def named(
+        self, expert: str, input_tokens: int, most_tokens: int | None, wishes: Wishes, answers: int = 1
+    ) -> Decision:
         """The decision of a caller who chose the expert: nothing is estimated but its cost, for a cap on that.
 
         Raises `NoExpertFits` over the cap, `InvalidRequest` for a wish that names what is not there.
         """
         self.check(wishes)
         if wishes.max_cost_usd is not None:
-            usage = Usage(input_tokens, round(self.expected_length(expert, most_tokens)))
-            price = self._specs[self.names.index(expert)].price
-            expected = price.cost_usd(usage, self.expected_s(expert, usage.output_tokens))
+            expected = self.expected(expert, input_tokens, most_tokens, answers)[1] / 1e9
             if expected > wishes.max_cost_usd:
                 raise NoExpertFits(
                     f"expert {expert!r} expects {expected:.6g}, over max_cost_usd {wishes.max_cost_usd:g}",
@@ -218,7 +226,7 @@ class Router:
         self._refresh_loads(encoded)
         terms = Terms(
             quality=estimate.quality[0, columns],
-            cost_usd=self._cost_usd(query.input_tokens, output_tokens),
+            cost_usd=self._cost_usd(query.input_tokens, output_tokens, query.answers),
             latency_s=self._ttft_s + self._token_s * output_tokens,
         )
         before = None

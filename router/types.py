@@ -201,7 +201,8 @@ class Query:
 
     text: str  # what is embedded: see router.embedding.query_text
     input_tokens: int  # estimated, for cost and context
-    max_output_tokens: int | None = None
+    max_output_tokens: int | None = None  # of each answer
+    answers: int = 1  # asked for at once
     needs: frozenset[str] = frozenset()  # capabilities without which an expert cannot answer
     context: Context = Context()
 

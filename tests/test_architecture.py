@@ -23,7 +23,8 @@ MAY_IMPORT = {
 BASE = {
     "router": {
         # nouns and contracts
-        "types", "errors", "config_base", "config_experts", "config", "policy", "objective", "pacing",
+        "types", "errors", "config_base", "config_experts", "config_mistakes", "config",
+        "policy", "objective", "pacing",
         "artifact", "files", "gates", "conversation",
         "expert_names", "steps", "stepped", "stickiness", "null_experts",
         "sameness",
@@ -49,7 +50,7 @@ BASE = {
     "router/guards": {"base"},
     "router/ledger": {"embedded", "outbox", "script", "store", "caps", "caps_script", "share", "spool",
         "pipe", "claim", "journal", "settlements", "under_way", "account", "answers", "located",
-        "reservation", "spares", "decision_rows", "decision_stream",
+        "refusal", "reservation", "spares", "decision_rows", "decision_stream",
     },
     "policies": set(),
     "training": {

@@ -26,6 +26,7 @@ from router.errors import OverLimit
 from router.ledger.caps import LEASE_MS, REPLICAS_KEY, Cap, Caps, reservation_key
 from router.ledger.caps_script import HEARTBEAT_SHA, RESERVE_SHA, SCRIPTS, is_reply
 from router.ledger.pipe import Pipe
+from router.ledger.refusal import refusal
 from router.ledger.reservation import Reservation, amounts_of
 from router.ledger.settlements import OPEN_LIFE_S, Settlement, Settlements, check_refusal, script_call
 from router.ledger.share import Shares
@@ -134,7 +135,8 @@ class Admission:
                     retry_after_s=UNDER_WAY_S,
                     expert=cap.expert,
                 )
-            raise self._refusal(reservation, cap, wait_ms / 1e3, never=wait_ms < 0)
+            left = cap.limit - used[int(reply[1]) - 1]
+            raise refusal(reservation, cap, left, wait_ms / 1e3, never=wait_ms < 0)
         reservation.used = tuple(map(sum, zip(used, reservation.amounts, strict=True)))
         self._hold(reservation)
         for cap, now_used in zip(reservation.caps, reservation.used, strict=True):
@@ -260,25 +262,8 @@ class Admission:
         if cap is not None:
             if reservation.asked:
                 self._give_back(reservation)
-            raise self._refusal(reservation, cap, 1.0, never=False)
+            raise refusal(reservation, cap, self.shares.left(cap), 1.0, never=False, by_share=True)
         self._hold(reservation)
-
-    @staticmethod
-    def _refusal(reservation: Reservation, cap: Cap, wait_s: float, *, never: bool) -> OverLimit:
-        if cap.what == "usd":
-            message = f"{cap.owner} has spent its budget of {cap.said}"
-        elif never:
-            amount = reservation.amounts[reservation.caps.index(cap)]
-            message = f"the request is expected to take {amount} {cap.what}, {cap.owner} is limited to {cap.said}"
-        else:
-            message = f"{cap.owner} is at its limit of {cap.said}; try again in {max(wait_s, 0.001):.3g} s"
-        return OverLimit(
-            message,
-            budget=cap.what == "usd",
-            retry_after_s=None if never else wait_s,
-            expert=cap.expert,
-            cheapest=cap.cheapest,
-        )
 
     async def _stay_connected(self) -> None:
         while True:

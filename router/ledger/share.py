@@ -44,8 +44,9 @@ class Share:
             self._sum += amount
 
     def left_nano(self, cap: Cap, replicas: int) -> int:
-        """Of a calendar budget, as far as this replica knows."""
-        self._begin(cap)
+        """Of a budget, as far as this replica knows."""
+        if cap.kind == "calendar":
+            self._begin(cap)
         return cap.limit - self.told - self._since * replicas
 
     def _begin(self, cap: Cap) -> None:
@@ -57,9 +58,7 @@ class Share:
         if cap.kind == "lease":
             return self.active < max(cap.limit // replicas, 1)
         if cap.what == "usd":
-            if cap.kind == "calendar":
-                self._begin(cap)
-            return not amount or (self._since + amount) * replicas <= cap.limit - self.told
+            return not amount or amount * replicas <= self.left_nano(cap, replicas)
         self._forget(now)
         least = 1 if cap.what == "requests" else 0
         return self._sum + amount <= max(cap.limit // replicas, least)
@@ -86,6 +85,10 @@ class Shares:
             if not self._of[cap.key].has_room(cap, amount, self.replicas, now):
                 return cap
         return None
+
+    def left(self, cap: Cap) -> int:
+        """Of this replica's share of a budget; of another cap nobody asks."""
+        return self._of[cap.key].left_nano(cap, self.replicas) // self.replicas if cap.what == "usd" else 0
 
     def take(self, caps: tuple[Cap, ...], amounts: tuple[int, ...]) -> None:
         now = time.monotonic()

@@ -179,7 +179,7 @@ def test_every_change_is_in_the_audit_log(live: Gateway, alone: World) -> None:
         ({"name": "other"}, "the path says 'extra'"),
         ({"kind": "nope"}, "kind"),
         ({"price": {"input": -1, "output": 1}}, "price.input"),
-        ({"colour": "red"}, "colour: unknown key"),
+        ({"prize": {}}, "prize: unknown key; there are: price, "),
         ({"api_key": "sk-literal"}, "a secret is never written here"),
         ({"api_key": {"env": "POINTSMAN_TEST_ADMIN"}}, "no expert of the file names the secret"),
         ({"headers": {"x": "y"}}, "may hold a secret"),
@@ -202,6 +202,12 @@ def test_a_bad_expert_is_refused_and_nothing_changes(
     after = done(live, "GET", "config")
     assert (after["number"], after["digest"], after["refused"]) == (1, before["digest"], [])
     assert done(live, "GET", "audit")["data"] == []
+
+
+def test_the_field_at_fault_is_named(live: Gateway, alone: World) -> None:
+    for change, param in (({"price": {"input": "much"}}, "price.input"), ({"kind": "nope"}, None)):
+        refused = admin(live, "PUT", "experts/extra", {**extra(alone), **change})
+        assert refused.json()["error"]["param"] == param
 
 
 def test_an_empty_body_and_the_last_chat_expert_are_refused(live: Gateway, alone: World) -> None:
@@ -238,6 +244,30 @@ def test_a_replica_that_cannot_take_an_expert_keeps_what_it_has_and_says_so(
     assert serves(later, "small") and done(later, "GET", "config")["refused"]
     assert two.reload(alone.having(experts=[keyed, alone.settings["experts"][1]]))
     assert serves(two, "extra") and two.metric("pointsman_config_refused") == 0
+
+
+def test_an_expert_that_a_replica_refuses_is_listed_there_with_the_reason(
+    alone: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyed = {**alone.settings["experts"][0], "api_key": {"env": "POINTSMAN_TEST_UPSTREAM"}}
+    one = alone.start(experts=[keyed, alone.settings["experts"][1]])
+    two = alone.start()
+    done(one, "PUT", "experts/extra", extra(alone, api_key={"env": "POINTSMAN_TEST_UPSTREAM"}))
+    done(one, "PUT", "experts/small", {**keyed, "local": True})
+    until(lambda: two.metric("pointsman_config_refused") == 1, "the refusal")
+    assert [shown["name"] for shown in done(two, "GET", "experts")["data"]] == ["small", "large", "extra"]
+    said = done(two, "GET", "experts/extra")
+    assert (said["state"], said["from"], said["changed_by"]) == ("refused", "api", "admin")
+    assert "experts.extra: no expert of the file names the secret" in said["reason"]
+    until(lambda: done(two, "GET", "experts/small")["reason"], "the other's reason")
+    said = done(two, "GET", "experts/small")
+    assert (said["state"], said["from"], said["settings"]["local"]) == ("ok", "file", False)
+    assert said["reason"].startswith("not as the API has it: ")
+    assert not [shown for shown in done(one, "GET", "experts")["data"] if shown["reason"]]
+    monkeypatch.setenv("POINTSMAN_URL", two.url)
+    monkeypatch.setenv("POINTSMAN_ADMIN_KEY", "admin-credential-marker")
+    listed = told(experts, "list")
+    assert "refused" in listed and "extra: experts.extra: no expert of the file names" in listed
 
 
 def test_without_redis_nothing_changes_and_the_gateway_serves(
@@ -291,6 +321,7 @@ def test_foreign_data_under_our_keys_is_refused_at_the_change(
     client.zadd("pointsman:{ledger}:experts:changed", {"extra": 2})
     until(lambda: done(live, "GET", "config")["refused"], "the refusal")
     assert "cannot read extra" in done(live, "GET", "config")["refused"][0]["message"] and serves(live, "extra")
+    assert "cannot read extra" in done(live, "GET", "experts/extra")["reason"]
     done(live, "DELETE", "experts/extra")
     assert done(live, "GET", "config")["refused"] == [] and not serves(live, "extra")
 

@@ -86,6 +86,7 @@ WRONG: dict[str, tuple[dict[str, Any], str | None]] = {
     "a huge max_tokens": ({"max_tokens": 10**30}, "max_tokens"),
     "a seed beyond 64 bits": ({"seed": 2**64}, "seed"),
     "n of zero": ({"n": 0}, "n"),
+    "n without bounds": ({"n": 129}, "n"),
     "temperature that is a list": ({"temperature": [1]}, "temperature"),
     "tools that are an object": ({"tools": {}}, "tools"),
     "response_format that is text": ({"response_format": "json"}, "response_format"),

@@ -41,11 +41,36 @@ def written(folder: Path, settings: Any) -> str:
 
 GOOD = {"name": "a", "kind": "simulated", "tier": "small", "price": {"input": 1, "output": 1}}
 MISTAKES: dict[str, tuple[Any, str]] = {
-    "a key that is not there": ({"experts": [GOOD], "portt": 1}, r"portt: unknown key"),
-    "an expert's key": ({"experts": [{**GOOD, "prize": 1}]}, r"experts\.0\.prize: unknown key"),
+    "a key that is not there": ({"experts": [GOOD], "portt": 1}, r": portt: unknown key; there are: port, "),
+    "an expert's key": ({"experts": [{**GOOD, "prize": 1}]}, r"experts\.a\.prize: unknown key; there are: price, "),
+    "a key of a part of an expert": (
+        {"experts": [GOOD, {**GOOD, "name": "org/b", "price": {"imput": 1}}]},
+        r"experts\.org/b\.price\.imput: unknown key; there are: input, ",
+    ),
+    "a key of a list's entry": (
+        {"experts": [GOOD], "budget": [{"usd": 1, "par": "day"}]},
+        r"budget\.0\.par: unknown key; there are: per, ",
+    ),
     "an unknown kind": (
         {"experts": [{**GOOD, "kind": "oracle"}]},
-        r"experts\.0.*'endpoint', 'remote', 'simulated'",
+        r"experts\.a: no kind is called 'oracle'; there are: 'endpoint', 'remote', 'simulated'",
+    ),
+    "no kind": (
+        {"experts": [{k: v for k, v in GOOD.items() if k != "kind"}]},
+        r"experts\.a: give its `kind`: endpoint, remote, simulated",
+    ),
+    "no name": ({"experts": [{"kind": "simulated"}]}, r"experts\.0\.name: Field required"),
+    "a name with a space": (
+        {"experts": [{**GOOD, "name": "a b"}]},
+        r"experts\.a b\.name: expected letters, digits and any of _ \. - / @ : \+, got 'a b'",
+    ),
+    "a Redis without its scheme": (
+        {"experts": [GOOD], "ledger": {"url": "localhost:6379"}},
+        r"ledger\.url: expected `embedded`, redis://HOST:PORT.*redis\+cluster://HOST:PORT",
+    ),
+    "an expert's URL without its scheme": (
+        {"experts": [{**GOOD, "kind": "endpoint", "url": "h:80/v1"}]},
+        r"experts\.a\.url: expected a URL, http://HOST:PORT/v1",
     ),
     "no experts": ({"port": 1}, r"experts: Field required"),
     "a port that is text": ({"experts": [GOOD], "port": "http"}, r"port: .*got 'http'"),
@@ -85,7 +110,7 @@ def test_a_mistake_in_the_configuration_is_named(case: str, home: Path, pointsma
 def test_a_secret_put_where_its_name_belongs_is_not_shown(home: Path, pointsman: Command) -> None:
     settings = {"experts": [{**GOOD, "kind": "endpoint", "url": "http://h/v1", "api_key": "sk-marker"}]}
     ended = pointsman("serve", "--config", written(home, settings))
-    assert ended.returncode == WRONG and "experts.0.api_key" in ended.stderr and "marker" not in ended.stderr
+    assert ended.returncode == WRONG and "experts.a.api_key" in ended.stderr and "marker" not in ended.stderr
 
 
 def test_a_configuration_that_is_not_there_is_named(tmp_path: Path, pointsman: Command) -> None:

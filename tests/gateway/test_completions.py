@@ -132,6 +132,7 @@ def test_another_method_is_not_allowed(gateway: Gateway) -> None:
         ("prompt", []),
         ("max_tokens", 0),
         ("n", "two"),
+        ("n", 129),
         ("stream", "yes"),
     ],
 )

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from processes import Running, listens, written
+from redis_process import RedisProcess
 from serving import HELLO, Gateway, World, until
 from upstream import WAIT_S, Upstream, Wire, answers, hang, said, streams
 
@@ -145,7 +146,26 @@ def test_what_outlasts_the_drain_is_told_and_counted(start: Start, small: Upstre
     assert running.stop() == 0
     caller.join()
     assert (answers[0].status_code, answers[0].json()["error"]["code"]) == (503, "stopping")
+    assert "SIGTERM: stopping; requests under way: 1, for 1 s at most" in running.text
+    assert running.text.endswith("stopped; still owed to Redis: nothing\n")
     until(lambda: ledger.load("small").requests == counted + 1, "counting it")
+
+
+def test_what_is_owed_at_the_end_is_told(world: World, tmp_path: Path, redis_binary: Path, small: Upstream) -> None:
+    redis = RedisProcess(tmp_path / "redis")
+    redis.folder.mkdir()
+    redis.start()
+    spool = str(tmp_path / "spool")
+    settings = {**world.settings, "ledger": {"url": redis.url, "spool_dir": spool}, "limits": {"concurrency": 9}}
+    running = Running("serve", "--config", written(tmp_path, settings), "--port", "0")
+    try:
+        redis.kill()
+        post(running.url)
+        assert running.stop() == 0
+    finally:
+        running.kill()
+        redis.kill()
+    assert running.text.endswith("stopped; still owed to Redis: 1 calls, 1 settlements\n"), running.text
 
 
 def post(url: str) -> httpx.Response:

@@ -99,6 +99,8 @@ def test_the_cost_is_exact_for_a_whole_answer(gateway: Gateway, small: Upstream)
 def test_the_cost_of_a_stream_is_what_is_expected_of_it(gateway: Gateway) -> None:
     free = gateway.chat("small", stream=True).headers["x-pointsman-cost-usd"]
     short = gateway.chat("small", stream=True, max_tokens=5).headers["x-pointsman-cost-usd"]
+    several = gateway.chat("small", stream=True, max_tokens=5, n=3).headers["x-pointsman-cost-usd"]
+    assert float(several) == pytest.approx((6 * 1 + 3 * 5 * 2) / 1e6)
     assert float(free) == pytest.approx((6 * 1 + 50 * 2) / 1e6)
     assert float(short) == pytest.approx((6 * 1 + 5 * 2) / 1e6)
 

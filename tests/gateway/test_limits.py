@@ -78,6 +78,20 @@ def test_a_request_larger_than_the_limit_is_never_tried_again(alone: World) -> N
     assert "limited to 10 tokens per minute" in refused.value.message
 
 
+@pytest.mark.parametrize("model", ["small", "auto"])
+def test_every_answer_that_is_asked_for_is_expected_to_take_tokens_and_cost(alone: World, model: str) -> None:
+    gateway = alone.start(auth=keys(limits={"tokens_per_minute": 1000}))
+    body: Any = {"messages": HELLO, "max_tokens": 10}
+    asked: Any = client(gateway).chat.completions.with_raw_response
+    one = int(asked.create(model=model, **body).headers["x-ratelimit-remaining-tokens"])
+    settled(gateway)
+    three = int(asked.create(model=model, n=3, **body).headers["x-ratelimit-remaining-tokens"])
+    assert one - 13 - three == 20  # the first came to 13
+    settled(gateway)
+    with pytest.raises(openai.RateLimitError, match=r"is expected to take 12\d\d tokens"):
+        asked.create(model=model, n=120, **body)
+
+
 def test_a_place_is_free_again_when_the_answer_is_there(alone: World) -> None:
     gateway = alone.start(auth=keys(limits={"concurrency": 1}))
     for _ in range(5):
@@ -109,6 +123,8 @@ def test_a_spent_budget_is_not_tried_again_and_warns_before(alone: World) -> Non
         ask(client(gateway))
     assert (refused.value.code, refused.value.type) == ("budget_exceeded", "insufficient_quota")
     assert refused.value.response.headers["x-should-retry"] == "false"
+    left = "key 'a' has $0.000095 left of its budget of $0.000125 per day, and the call is expected to cost"
+    assert left in refused.value.message
     assert len(alone.small.requests) == 2
     assert ask(client(gateway, "key-b")).status_code == 200
 

@@ -203,6 +203,21 @@ def test_an_expert_without_its_secret_is_refused(live: Gateway, world: World) ->
         live.reload(world.having(experts=[*world.settings["experts"], keyed]))
 
 
+def test_a_signal_and_what_came_of_it_are_told_in_the_log(
+    live: Gateway, world: World, tmp_path: Path, logged: list[str]
+) -> None:
+    def ask(said: str) -> None:
+        logged.clear()
+        world.loop.call_soon_threadsafe(live.app.state.configuration.ask, "SIGHUP")
+        until(lambda: any(said in line for line in logged), said)
+        assert any("SIGHUP: a reload of the file is asked for" in line for line in logged)
+
+    ask("SIGHUP: what the file says is at work already")
+    (tmp_path / "pointsman.yaml").write_text("expertz: []")
+    for _ in range(2):  # who asks twice is told twice
+        ask("(from: SIGHUP)")
+
+
 def test_a_gateway_without_a_file_has_nothing_to_read(gateway: Gateway, world: World) -> None:
     with pytest.raises(Conflict, match="not started from a configuration file"):
         on(world.loop, gateway.app.state.configuration.reload("test"))

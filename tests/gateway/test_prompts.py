@@ -104,9 +104,11 @@ def test_an_upstream_s_odd_number_of_a_choice_is_its_place(index: Any, gateway: 
 
 def test_a_number_of_choices_that_nobody_gives_breaks_nothing(gateway: Gateway, small: Upstream) -> None:
     small.always = answers(completion())
-    answer = gateway.post(PATH, model="small", prompt=["one", "two"], n=2**62)
-    assert answer.status_code == 200
-    assert [choice["index"] for choice in answer.json()["choices"]] == [0, 1]
+    answer = gateway.post(PATH, model="small", prompt=["one", "two"], n=128)
+    assert [choice["index"] for choice in answer.json()["choices"]] == [0, 128]
+    refused = gateway.post(PATH, model="small", prompt=["one", "two"], n=2**62)
+    assert refused.status_code == 400
+    assert refused.json()["error"]["message"] == f"n: at most 128 answers to one request, got {2**62}"
 
 
 @pytest.mark.parametrize("streamed", [False, True])

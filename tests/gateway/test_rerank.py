@@ -18,7 +18,7 @@ ASKED: dict[str, Any] = {"query": "q", "documents": ["a", {"text": "b"}]}
 
 @pytest.fixture
 def ranking(world: World) -> Gateway:
-    price = {"input": 4.0, "output": 0.0}
+    price = {"input": 4.0}
     ranker = expert("ranker", world.large.url, serves="rerank", tier="large", price=price)
     return world.start(experts=[expert("small", world.small.url), ranker])
 

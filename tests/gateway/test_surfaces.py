@@ -103,7 +103,7 @@ def embedded(wire_format: str) -> dict[str, Any]:
 def embedding(world: World) -> Gateway:
     experts = [
         expert("small", world.small.url),
-        expert("embed", world.large.url, serves="embeddings", tier="large", price={"input": 4.0, "output": 0.0}),
+        expert("embed", world.large.url, serves="embeddings", tier="large", price={"input": 4.0}),
     ]
     return world.start(experts=experts)
 

@@ -118,6 +118,41 @@ async def test_requests_and_tokens_hold_exactly_on_any_number_of_replicas(
         assert await value(redis_process.url, "HGET", f"{PREFIX}cap:gateway:tokens", "sum") == b"500"
 
 
+@pytest.mark.parametrize("silent", [False, True])
+async def test_a_refusal_says_whether_a_budget_is_spent_or_the_call_too_dear_for_what_is_left(
+    redis_process: RedisProcess, silent: bool
+) -> None:
+    async with replicas(redis_process.url, 1, budget={"usd": 1, "per": "day"}) as (one,):
+        if silent:
+            redis_process.kill()
+            await until(lambda: one.degraded)
+        held = await ask(one, "a", cost_nano=900_000_000)
+        assert held
+        one.settle(held, 1, 900_000_100)
+        if not silent:
+            await all_settled(one)
+        dear = one.reservation("b", "anonymous", "x", 1, 200_000_000)
+        share = "this gateway's share of " if silent else ""
+        with pytest.raises(OverLimit) as told:
+            await one.admit(dear)
+        assert str(told.value) == (
+            f"the gateway has $0.0999999 left of {share}its budget of $1 per day, "
+            "and the call is expected to cost $0.2"
+        )
+        assert told.value.budget
+        rest = await ask(one, "c", cost_nano=99_999_900)
+        assert rest
+        one.settle(rest, 1, 150_000_000)
+        if not silent:
+            await all_settled(one)
+        with pytest.raises(OverLimit) as told:
+            await one.admit(one.reservation("d", "anonymous", "x", 1, 1))
+        assert str(told.value) == (
+            "the gateway has spent its budget of $1 per day: $0 is left, "
+            "and the call is expected to cost $0.000000001"
+        )
+
+
 async def test_what_one_cap_refuses_is_taken_under_none(redis_process: RedisProcess) -> None:
     limits = {"requests_per_minute": 100, "tokens_per_minute": 10, "concurrency": 50}
     async with replicas(redis_process.url, 1, limits=limits, budget={"usd": 1, "per": "week"}) as (one,):

@@ -211,4 +211,10 @@ def test_a_price_by_the_second_needs_none_by_the_token(prices: PriceMap) -> None
 @pytest.mark.parametrize("price", [{}, {"input": 1}, {"output": 1, "per_second": 1}, {"cached_input": 1}])
 def test_half_a_price_is_refused(price: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="give `input` and `output`"):
-        PriceSettings.model_validate(price)
+        endpoint("x", price=price)
+
+
+@pytest.mark.parametrize("serves", ["embeddings", "rerank"])
+def test_what_writes_nothing_needs_no_price_of_output(serves: Any, prices: PriceMap) -> None:
+    settings = endpoint("x", price={"input": 0.02}, serves=serves)
+    assert find_price(settings, prices) == Price(0.02, 0)

@@ -129,6 +129,14 @@ async def test_expected_cost_counts_no_more_tokens_than_the_caller_allows() -> N
     assert decision.order[0] == "best"
 
 
+async def test_expected_cost_counts_every_answer_and_expected_latency_one() -> None:
+    one, three = [await decide(Query("x", 1000, answers=answers), preference="best") for answers in (1, 3)]
+    prices = np.array([spec.price.output for spec in router()._specs]) / 1e6
+    lengths = (one.cost_usd - 1000 * np.array([spec.price.input for spec in router()._specs]) / 1e6) / prices
+    np.testing.assert_allclose(three.cost_usd - one.cost_usd, 2 * lengths * prices)
+    np.testing.assert_array_equal(three.latency_s, one.latency_s)
+
+
 async def test_a_latency_cap_rules_out_the_slow() -> None:
     decision = await decide(preference="best", max_latency_s=3.0)
     assert decision.order[0] == "middle" and "max_latency_s" in decision.ruled_out["best"]
@@ -169,6 +177,16 @@ def test_a_named_expert_alone_is_a_decision_without_estimates() -> None:
 def test_a_named_expert_over_the_callers_cap_is_refused() -> None:
     with pytest.raises(NoExpertFits, match="max_cost_usd"):
         router().named("middle", 100, None, Wishes(max_cost_usd=0.0))
+
+
+def test_all_the_answers_to_a_named_expert_count_under_the_callers_cap() -> None:
+    _, one = router().expected("middle", 100, 10, 1)
+    usage, three = router().expected("middle", 100, 10, 3)
+    assert usage.output_tokens == 30 and three > one
+    wishes = Wishes(max_cost_usd=one / 1e9)
+    assert router().named("middle", 100, 10, wishes).order == ("middle",)
+    with pytest.raises(NoExpertFits, match="max_cost_usd"):
+        router().named("middle", 100, 10, wishes, answers=3)
 
 
 async def test_every_decision_has_an_id_of_its_own() -> None:
