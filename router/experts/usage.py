@@ -12,15 +12,54 @@ kind. Where others differ:
   total has beyond prompt and completion is output that was thought, or, where it is just what the caches count,
   input
 - Jina and Voyage report a total alone: that is input
+
+Counts that no call of that size can come to are not believed: they would spend a budget in one answer. What was
+used is estimated then, and marked so.
 """
 
+import logging
 from typing import Any
 
-from router.types import PLAIN, Parts, Usage
+from router.experts.base import Call
+from router.types import PLAIN, ExpertSpec, Parts, Usage
 
+#: Counts over so many times the expert's context, or the prompt's own size where that is more, are not believed. Of
+#: an answer the window is the most there is; the rest is for windows that nobody has told us.
+BELIEVED_TIMES = 8
 MOST_TOKENS = 1_000_000_000  # a count above it is no count: it would only overflow whatever sums it
 
+log = logging.getLogger(__name__)
+
 _NO_DETAILS: dict[str, Any] = {}
+
+
+def believed(answer: dict[str, Any], call: Call, spec: ExpertSpec, *, quiet: bool = False) -> Usage | None:
+    """As `usage_of`; None, and a line in the log, for more tokens than the call can have come to.
+
+    `quiet`: without the line, since it was said of this call.
+    """
+    usage = usage_of(answer)
+    if usage is None:
+        return None
+    answers = call.body.get("n")
+    window = BELIEVED_TIMES * spec.context_tokens
+    most = max(window, BELIEVED_TIMES * call.input_tokens), window * (answers if type(answers) is int else 1)
+    if usage.input_tokens <= most[0] and usage.output_tokens <= most[1]:
+        return usage
+    if not quiet:
+        _doubt(usage, most, call, spec)
+    return None
+
+
+def _doubt(usage: Usage, most: tuple[int, int], call: Call, spec: ExpertSpec) -> None:
+    log.warning(
+        "request=%s expert %r reports %d tokens in and %d out, where at most %d and %d are believed: estimated",
+        call.request_id,
+        spec.name,
+        usage.input_tokens,
+        usage.output_tokens,
+        *most,
+    )
 
 
 def usage_of(answer: dict[str, Any]) -> Usage | None:
