@@ -13,7 +13,7 @@ from router.errors import ConfigError, ExpertError, FailureKind, InvalidRequest
 from router.experts.base import Answer, Call, Expert, Stream
 from router.experts.http import Exchange, Origin, TransportError
 from router.experts.sse import HELD_BYTES, Rewriter, StreamError, has_content
-from router.experts.usage import believed
+from router.experts.usage import believed, input_usage_body, usage_body
 from router.types import ExpertSpec, Usage
 
 #: The list that an answer must hold, by surface.
@@ -94,6 +94,10 @@ class EndpointExpert(Expert):
             usage = believed(answer, call, self.spec) or Usage(
                 call.input_tokens, _guessed_tokens(answer), estimated=True
             )
+            if call.surface == "chat/completions":
+                answer["usage"] = usage_body(usage, answer.get("usage"))
+            elif call.surface == "embeddings" or "usage" in answer:  # rerank has shapes without it
+                answer["usage"] = input_usage_body(usage)
             whole = orjson.dumps(answer)
         except orjson.JSONEncodeError:
             raise self._failed("garbage", "answered 200 with JSON that is nested too deeply") from None

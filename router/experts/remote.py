@@ -19,7 +19,7 @@ from router.experts.failure import Exchange, failure_of
 from router.experts.plain import plain_answer, plain_chunk
 from router.experts.provider import CHAT, EMBEDDINGS, Fields, Provider, UnknownField
 from router.experts.sse import HELD_BYTES, Rewriter, event, has_content
-from router.experts.usage import believed
+from router.experts.usage import believed, input_usage_body, usage_body
 from router.types import ExpertSpec, Usage
 
 PROBE_S = 10.0
@@ -69,6 +69,7 @@ class RemoteExpert(Expert):
             usage = believed(answer, call, self.spec) or Usage()
             if not usage.input_tokens and not usage.output_tokens:
                 usage = Usage(call.input_tokens, len(orjson.dumps(answer["choices"])) // 4, estimated=True)
+            answer["usage"] = usage_body(usage, answer.get("usage"))
             body = orjson.dumps(answer)
         return Answer(body=body, usage=usage, ttft_s=loop.time() - began, headers=_limit_headers(response))
 
@@ -181,7 +182,7 @@ class RemoteExpert(Expert):
         usage = believed(answer, call, self.spec) or Usage()
         if not usage.input_tokens:
             usage = Usage(call.input_tokens, estimated=True)
-        answer["model"] = self.spec.name
+        answer |= {"model": self.spec.name, "usage": input_usage_body(usage)}
         return orjson.dumps(answer), usage
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import orjson
 
 from router.experts.base import Call
-from router.experts.usage import believed
+from router.experts.usage import believed, usage_body
 from router.types import ExpertSpec, Price, Usage
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
@@ -55,14 +55,13 @@ def has_content(events: bytes) -> bool:
     return False
 
 
-def usage_event(chunk: dict[str, Any], usage: Usage, price: Price, took_s: float = 0.0) -> bytes:
-    """The last chunk of a stream whose caller asked for usage; `cost_usd` is what it cost until `took_s`."""
-    reported = chunk.get("usage") or {
-        "prompt_tokens": usage.input_tokens,
-        "completion_tokens": usage.output_tokens,
-        "total_tokens": usage.input_tokens + usage.output_tokens,
-    }
-    return event({**chunk, "choices": [], "usage": {**reported, "cost_usd": price.cost_usd(usage, took_s)}})
+def usage_event(chunk: dict[str, Any], usage: Usage, price: Price, took_s: float, reported: Any = None) -> bytes:
+    """The last chunk of a stream whose caller asked for usage; `cost_usd` is what it cost until `took_s`.
+
+    `reported` is what the upstream wrote: what OpenAI's API has of it and ours does not is taken from there.
+    """
+    told = usage_body(usage, reported) | {"cost_usd": price.cost_usd(usage, took_s)}
+    return event({**chunk, "choices": [], "usage": told})
 
 
 class Rewriter:
@@ -255,8 +254,8 @@ class Rewriter:
         if not self._asked or self._usage_sent or self._head is None:
             return b""
         self._usage_sent = True
-        chunk = {**chunk, **self._head, "usage": self._usage_fields}
-        return usage_event(chunk, self.usage, self._spec.price, time.perf_counter() - self._began)
+        took_s = time.perf_counter() - self._began
+        return usage_event({**chunk, **self._head}, self.usage, self._spec.price, took_s, self._usage_fields)
 
     def _mend(self, chunk: dict[str, Any]) -> dict[str, Any]:
         """One chunk made to keep the contract: constant id, role first, finish reason explicit."""

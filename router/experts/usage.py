@@ -68,6 +68,42 @@ def usage_of(answer: dict[str, Any]) -> Usage | None:
     return read_usage(usage) if isinstance(usage, dict) else None
 
 
+def usage_body(usage: Usage, reported: Any = None) -> dict[str, Any]:
+    """`usage` as OpenAI's chat API writes it, whatever the provider `reported`; details where anything is known.
+
+    What was written to a prompt cache comes on top, where anything was: the bills of those who charge for it depend
+    on it, and Anthropic's API tells it.
+    """
+    said = reported if isinstance(reported, dict) else _NO_DETAILS
+    body: dict[str, Any] = {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+    }
+    written, an_hour, heard, _, spoken, _, thought = usage.parts
+    if usage.cached_tokens or written or heard or _details(said, "prompt_tokens_details"):
+        body["prompt_tokens_details"] = read = {"cached_tokens": usage.cached_tokens, "audio_tokens": heard}
+        if written:
+            read["cache_write_tokens"] = written
+        if an_hour:
+            split = {"ephemeral_5m_input_tokens": written - an_hour, "ephemeral_1h_input_tokens": an_hour}
+            body["prompt_tokens_details"] = {**read, "cache_creation_token_details": split}
+    foretold = _details(said, "completion_tokens_details")
+    if thought or spoken or foretold:
+        body["completion_tokens_details"] = {
+            "reasoning_tokens": thought,
+            "audio_tokens": spoken,
+            "accepted_prediction_tokens": _first(foretold.get("accepted_prediction_tokens")),
+            "rejected_prediction_tokens": _first(foretold.get("rejected_prediction_tokens")),
+        }
+    return body
+
+
+def input_usage_body(usage: Usage) -> dict[str, int]:
+    """The same of what answers without words: embeddings, rerank."""
+    return {"prompt_tokens": usage.input_tokens, "total_tokens": usage.input_tokens}
+
+
 def read_usage(usage: dict[str, Any]) -> Usage | None:
     """None for what is no usage."""
     if "prompt_tokens" in usage or "completion_tokens" in usage:
