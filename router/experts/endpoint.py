@@ -13,7 +13,7 @@ from router.errors import ConfigError, ExpertError, FailureKind, InvalidRequest
 from router.experts.base import Answer, Call, Expert, Stream
 from router.experts.http import Exchange, Origin, TransportError
 from router.experts.sse import HELD_BYTES, Rewriter, StreamError, has_content
-from router.experts.usage import usage_of
+from router.experts.usage import believed, input_usage_body, usage_body
 from router.types import ExpertSpec, Usage
 
 #: The list that an answer must hold, by surface.
@@ -91,7 +91,13 @@ class EndpointExpert(Expert):
             raise self._failed("garbage", f"answered 200 without `{promised}`")
         answer["model"] = self.spec.name
         try:
-            usage = usage_of(answer) or Usage(call.input_tokens, _guessed_tokens(answer), estimated=True)
+            usage = believed(answer, call, self.spec) or Usage(
+                call.input_tokens, _guessed_tokens(answer), estimated=True
+            )
+            if call.surface == "chat/completions":
+                answer["usage"] = usage_body(usage, answer.get("usage"))
+            elif call.surface == "embeddings" or "usage" in answer:  # rerank has shapes without it
+                answer["usage"] = input_usage_body(usage)
             whole = orjson.dumps(answer)
         except orjson.JSONEncodeError:
             raise self._failed("garbage", "answered 200 with JSON that is nested too deeply") from None
@@ -119,7 +125,7 @@ class EndpointExpert(Expert):
             kind = exchange.headers.get(b"content-type", b"")
             if not kind.startswith(b"text/event-stream"):
                 raise self._failed("garbage", "was asked to stream and answered without text/event-stream")
-            stream = EndpointStream(self, exchange, Rewriter(self.spec.name, self.spec.price, call, asked))
+            stream = EndpointStream(self, exchange, Rewriter(self.spec, call, asked))
             async with asyncio.timeout_at(self._first_byte_at(call, began)):
                 await stream.prime()
             stream.ttft_s = time.perf_counter() - asked

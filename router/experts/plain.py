@@ -11,8 +11,6 @@ def plain_answer(dump: dict[str, Any], model: str) -> dict[str, Any]:
         message = {"content": None} | _plain(choice.get("message") or {})
         choices.append({"logprobs": None} | _plain(choice) | {"message": message})
     answer["choices"] = choices
-    if isinstance(answer.get("usage"), dict):
-        answer["usage"] = plain_usage(answer["usage"])
     return answer
 
 
@@ -22,14 +20,8 @@ def plain_chunk(dump: dict[str, Any], model: str) -> dict[str, Any]:
     chunk.setdefault("usage", None)
     choices = [_plain_choice(choice) for choice in chunk.get("choices") or ()]
     if isinstance(chunk["usage"], dict):
-        chunk["usage"] = plain_usage(chunk["usage"])
         choices = [choice for choice in choices if choice["delta"] or choice["finish_reason"]]
     return chunk | {"choices": choices}
-
-
-def plain_usage(usage: dict[str, Any]) -> dict[str, Any]:
-    plain = without_nulls(usage)
-    return {name: without_nulls(value) if isinstance(value, dict) else value for name, value in plain.items()}
 
 
 def without_nulls(fields: dict[str, Any]) -> dict[str, Any]:

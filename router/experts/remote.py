@@ -19,7 +19,7 @@ from router.experts.failure import Exchange, failure_of
 from router.experts.plain import plain_answer, plain_chunk
 from router.experts.provider import CHAT, EMBEDDINGS, Fields, Provider, UnknownField
 from router.experts.sse import HELD_BYTES, Rewriter, event, has_content
-from router.experts.usage import usage_of
+from router.experts.usage import believed, input_usage_body, usage_body
 from router.types import ExpertSpec, Usage
 
 PROBE_S = 10.0
@@ -66,9 +66,10 @@ class RemoteExpert(Expert):
         else:
             response = await self._asked(call, CHAT, {"messages": call.body.get("messages")})
             answer = plain_answer(response.model_dump(), self.spec.name)
-            usage = usage_of(answer) or Usage()
+            usage = believed(answer, call, self.spec) or Usage()
             if not usage.input_tokens and not usage.output_tokens:
                 usage = Usage(call.input_tokens, len(orjson.dumps(answer["choices"])) // 4, estimated=True)
+            answer["usage"] = usage_body(usage, answer.get("usage"))
             body = orjson.dumps(answer)
         return Answer(body=body, usage=usage, ttft_s=loop.time() - began, headers=_limit_headers(response))
 
@@ -178,10 +179,10 @@ class RemoteExpert(Expert):
             if call.body.get("encoding_format") == "base64" and isinstance(row.get("embedding"), list):
                 vector = np.asarray(row["embedding"], dtype="<f4")
                 row["embedding"] = base64.b64encode(vector.tobytes()).decode()
-        usage = usage_of(answer) or Usage()
+        usage = believed(answer, call, self.spec) or Usage()
         if not usage.input_tokens:
             usage = Usage(call.input_tokens, estimated=True)
-        answer["model"] = self.spec.name
+        answer |= {"model": self.spec.name, "usage": input_usage_body(usage)}
         return orjson.dumps(answer), usage
 
 
@@ -192,7 +193,7 @@ class RemoteStream(Stream):
         self._expert = expert
         self._chunks = chunks
         self._deadline = call.deadline
-        self._rewriter = Rewriter(expert.spec.name, expert.spec.price, call)
+        self._rewriter = Rewriter(expert.spec, call)
         self._first = b""
         self.ttft_s = 0.0
 

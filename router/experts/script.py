@@ -8,6 +8,7 @@ import orjson
 
 from router.experts.reply import Reply
 from router.experts.sse import DONE, event, usage_event
+from router.experts.usage import usage_body
 from router.types import Price, Usage
 
 
@@ -55,7 +56,7 @@ class Script:
         ending = self._events(frame, opening, None, rest)
         ending += self._events(frame, {}, None, rest | {"simulated": self.simulated}, self.reply.finish)
         if price is not None:
-            ending += usage_event(frame | {"usage": usage_body(self.usage)}, self.usage, price, took_s)
+            ending += usage_event(frame, self.usage, price, took_s)
         yield ending + DONE
 
     def _events(
@@ -94,14 +95,3 @@ class Script:
             {"token": piece, "logprob": 0.0, "bytes": list(piece.encode()), "top_logprobs": []} for piece in pieces
         ]
         return {"content": tokens, "refusal": None}
-
-
-def usage_body(usage: Usage) -> dict[str, Any]:
-    """`usage` as OpenAI's chat API writes it."""
-    return {
-        "prompt_tokens": usage.input_tokens,
-        "completion_tokens": usage.output_tokens,
-        "total_tokens": usage.input_tokens + usage.output_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": 0},
-    }

@@ -14,8 +14,8 @@ from typing import Any, Literal
 import orjson
 
 from router.experts.base import Call
-from router.experts.usage import usage_of
-from router.types import Price, Usage
+from router.experts.usage import believed, usage_body
+from router.types import ExpertSpec, Price, Usage
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 DONE = b"data: [DONE]\n\n"
@@ -55,35 +55,34 @@ def has_content(events: bytes) -> bool:
     return False
 
 
-def usage_event(chunk: dict[str, Any], usage: Usage, price: Price, took_s: float = 0.0) -> bytes:
-    """The last chunk of a stream whose caller asked for usage; `cost_usd` is what it cost until `took_s`."""
-    reported = chunk.get("usage") or {
-        "prompt_tokens": usage.input_tokens,
-        "completion_tokens": usage.output_tokens,
-        "total_tokens": usage.input_tokens + usage.output_tokens,
-    }
-    return event({**chunk, "choices": [], "usage": {**reported, "cost_usd": price.cost_usd(usage, took_s)}})
+def usage_event(chunk: dict[str, Any], usage: Usage, price: Price, took_s: float, reported: Any = None) -> bytes:
+    """The last chunk of a stream whose caller asked for usage; `cost_usd` is what it cost until `took_s`.
+
+    `reported` is what the upstream wrote: what OpenAI's API has of it and ours does not is taken from there.
+    """
+    told = usage_body(usage, reported) | {"cost_usd": price.cost_usd(usage, took_s)}
+    return event({**chunk, "choices": [], "usage": told})
 
 
 class Rewriter:
     """Feeds on an upstream's bytes and gives whole events. One per stream.
 
-    `model` is the name the caller sees. When the upstream breaks its promise, `failure` says how: the events
-    before it are still given, and nothing after it is read.
+    `spec` is the expert's, whose name the caller sees as the model. When the upstream breaks its promise, `failure`
+    says how: the events before it are still given, and nothing after it is read.
     """
 
-    def __init__(self, model: str, price: Price, call: Call, began: float | None = None) -> None:
+    def __init__(self, spec: ExpertSpec, call: Call, began: float | None = None) -> None:
         """`began`: when the upstream was asked, on the clock of `time.perf_counter`; None: now."""
-        self._model = model
-        self._price = price
+        self._spec = spec
+        self._model = spec.name
+        self._call = call
         self._began = time.perf_counter() if began is None else began
         self._asked = call.include_usage
-        self._input_tokens = call.input_tokens
-        self._request_id = call.request_id
         self.failure: StreamError | None = None
         self._reported: Usage | None = None
         self._usage_fields: dict[str, Any] | None = None  # as the upstream wrote them
         self._usage_sent = False
+        self._doubted = False  # what the upstream says of its usage
         self._events = 0
         self._tail = b""
         self._head: dict[str, Any] | None = None  # id, object, created, model of the first event
@@ -102,7 +101,7 @@ class Rewriter:
         """What the upstream reported; until then one token per event, marked as estimated."""
         if self._reported is not None:
             return self._reported
-        return Usage(self._input_tokens, max(self._events - 1, 0), estimated=True)
+        return Usage(self._call.input_tokens, max(self._events - 1, 0), estimated=True)
 
     def feed(self, data: bytes) -> bytes:
         """The whole events in `data` and in what was left before, ready to send."""
@@ -157,7 +156,7 @@ class Rewriter:
         first = _parse(chunk)
         known = isinstance(first.get("id"), str) and first["id"]
         self._head = {
-            "id": first["id"] if known else f"chatcmpl-{self._request_id}",
+            "id": first["id"] if known else f"chatcmpl-{self._call.request_id}",
             "object": "chat.completion.chunk",
             "created": first.get("created") or int(time.time()),
             "model": self._model,
@@ -238,7 +237,9 @@ class Rewriter:
             self._finished = self._finished or self._reason in payload
             return self._dress(b"data: " + payload + b"\n\n")
         chunk = _parse(payload)
-        usage, fields = usage_of(chunk), chunk.pop("usage", None)
+        usage = believed(chunk, self._call, self._spec, quiet=self._doubted)
+        fields = chunk.pop("usage", None)
+        self._doubted = self._doubted or (bool(fields) and usage is None)
         if usage is not None:
             self._reported, self._usage_fields = usage, fields
         if fields and not chunk.get("choices"):
@@ -253,8 +254,8 @@ class Rewriter:
         if not self._asked or self._usage_sent or self._head is None:
             return b""
         self._usage_sent = True
-        chunk = {**chunk, **self._head, "usage": self._usage_fields}
-        return usage_event(chunk, self.usage, self._price, time.perf_counter() - self._began)
+        took_s = time.perf_counter() - self._began
+        return usage_event({**chunk, **self._head}, self.usage, self._spec.price, took_s, self._usage_fields)
 
     def _mend(self, chunk: dict[str, Any]) -> dict[str, Any]:
         """One chunk made to keep the contract: constant id, role first, finish reason explicit."""

@@ -12,21 +12,96 @@ kind. Where others differ:
   total has beyond prompt and completion is output that was thought, or, where it is just what the caches count,
   input
 - Jina and Voyage report a total alone: that is input
+
+Counts that no call of that size can come to are not believed: they would spend a budget in one answer. What was
+used is estimated then, and marked so.
 """
 
+import logging
 from typing import Any
 
-from router.types import PLAIN, Parts, Usage
+from router.experts.base import Call
+from router.types import PLAIN, ExpertSpec, Parts, Usage
 
+#: Counts over so many times the expert's context, or the prompt's own size where that is more, are not believed. Of
+#: an answer the window is the most there is; the rest is for windows that nobody has told us.
+BELIEVED_TIMES = 8
 MOST_TOKENS = 1_000_000_000  # a count above it is no count: it would only overflow whatever sums it
 
+log = logging.getLogger(__name__)
+
 _NO_DETAILS: dict[str, Any] = {}
+
+
+def believed(answer: dict[str, Any], call: Call, spec: ExpertSpec, *, quiet: bool = False) -> Usage | None:
+    """As `usage_of`; None, and a line in the log, for more tokens than the call can have come to.
+
+    `quiet`: without the line, since it was said of this call.
+    """
+    usage = usage_of(answer)
+    if usage is None:
+        return None
+    answers = call.body.get("n")
+    window = BELIEVED_TIMES * spec.context_tokens
+    most = max(window, BELIEVED_TIMES * call.input_tokens), window * (answers if type(answers) is int else 1)
+    if usage.input_tokens <= most[0] and usage.output_tokens <= most[1]:
+        return usage
+    if not quiet:
+        _doubt(usage, most, call, spec)
+    return None
+
+
+def _doubt(usage: Usage, most: tuple[int, int], call: Call, spec: ExpertSpec) -> None:
+    log.warning(
+        "request=%s expert %r reports %d tokens in and %d out, where at most %d and %d are believed: estimated",
+        call.request_id,
+        spec.name,
+        usage.input_tokens,
+        usage.output_tokens,
+        *most,
+    )
 
 
 def usage_of(answer: dict[str, Any]) -> Usage | None:
     """The usage that an answer or a chunk reports; None where it has none or it is not one."""
     usage = answer.get("usage")
     return read_usage(usage) if isinstance(usage, dict) else None
+
+
+def usage_body(usage: Usage, reported: Any = None) -> dict[str, Any]:
+    """`usage` as OpenAI's chat API writes it, whatever the provider `reported`; details where anything is known.
+
+    What was written to a prompt cache comes on top, where anything was: the bills of those who charge for it depend
+    on it, and Anthropic's API tells it.
+    """
+    said = reported if isinstance(reported, dict) else _NO_DETAILS
+    body: dict[str, Any] = {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+    }
+    written, an_hour, heard, _, spoken, _, thought = usage.parts
+    if usage.cached_tokens or written or heard or _details(said, "prompt_tokens_details"):
+        body["prompt_tokens_details"] = read = {"cached_tokens": usage.cached_tokens, "audio_tokens": heard}
+        if written:
+            read["cache_write_tokens"] = written
+        if an_hour:
+            split = {"ephemeral_5m_input_tokens": written - an_hour, "ephemeral_1h_input_tokens": an_hour}
+            body["prompt_tokens_details"] = {**read, "cache_creation_token_details": split}
+    foretold = _details(said, "completion_tokens_details")
+    if thought or spoken or foretold:
+        body["completion_tokens_details"] = {
+            "reasoning_tokens": thought,
+            "audio_tokens": spoken,
+            "accepted_prediction_tokens": _first(foretold.get("accepted_prediction_tokens")),
+            "rejected_prediction_tokens": _first(foretold.get("rejected_prediction_tokens")),
+        }
+    return body
+
+
+def input_usage_body(usage: Usage) -> dict[str, int]:
+    """The same of what answers without words: embeddings, rerank."""
+    return {"prompt_tokens": usage.input_tokens, "total_tokens": usage.input_tokens}
 
 
 def read_usage(usage: dict[str, Any]) -> Usage | None:

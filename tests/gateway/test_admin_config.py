@@ -99,7 +99,8 @@ def test_no_secret_is_shown_or_logged(alone: World, tmp_path: Path, logged: list
         **extra(alone),
         "api_key": {"file": str(token)},
         "headers": {"x-extra": "header-marker"},
-        "url": alone.small.url.replace("http://", "http://user:url-marker@") + "?key=query-marker",
+        "url": alone.small.url.replace("http://", "http://user:url-marker@")
+        + "/token-path-marker?key=query-marker",
     }
     auth = {**FIXED_AUTH, "secret": {"env": "POINTSMAN_TEST_SECRET"}}
     live = alone.start(file=tmp_path / "one.yaml", auth=auth, experts=[*alone.settings["experts"], keyed])
@@ -371,7 +372,11 @@ def test_the_commands(live: Gateway, alone: World, tmp_path: Path, monkeypatch: 
 
 
 JSON: Any = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )

@@ -31,8 +31,13 @@ CACHED = {
     "prompt_tokens": 1_000_003,
     "completion_tokens": 17,
     "total_tokens": 1_000_020,
-    "prompt_tokens_details": {"cached_tokens": 999_999},
-    "completion_tokens_details": {"reasoning_tokens": 9},
+    "prompt_tokens_details": {"cached_tokens": 999_999, "audio_tokens": 0},
+    "completion_tokens_details": {
+        "reasoning_tokens": 9,
+        "audio_tokens": 0,
+        "accepted_prediction_tokens": 0,
+        "rejected_prediction_tokens": 0,
+    },
 }
 PRICE = {"input": 2.5, "output": 10.0, "cached_input": 1.25}
 COST = (4 * Decimal("2.5") + 999_999 * Decimal("1.25") + 17 * 10) / 1_000_000
@@ -63,6 +68,57 @@ def test_cached_tokens_cost_their_own_price_to_the_last_digit(priced: Gateway, s
     answer = priced.chat("small")
     assert Decimal(answer.headers["x-pointsman-cost-usd"]) == COST
     assert answer.json()["usage"] == CACHED
+
+
+#: What the upstream says beside OpenAI's fields, or in other types.
+ODD = {
+    **USAGE,
+    "queue_time": 0.1,
+    "cost": "a secret price",
+    "prompt_tokens_details": {"cached_tokens": 7, "audio_tokens": None, "video_tokens": 3},
+    "completion_tokens_details": {"reasoning_tokens": "many", "accepted_prediction_tokens": 1},
+}
+SHOWN = {
+    **USAGE,
+    "prompt_tokens_details": {"cached_tokens": 7, "audio_tokens": 0},
+    "completion_tokens_details": {
+        "reasoning_tokens": 0,
+        "audio_tokens": 0,
+        "accepted_prediction_tokens": 1,
+        "rejected_prediction_tokens": 0,
+    },
+}
+
+
+def test_a_caller_is_told_the_usage_in_openais_fields_alone(gateway: Gateway, small: Upstream) -> None:
+    small.script(answers(completion(usage=ODD)))
+    assert gateway.chat("small").json()["usage"] == SHOWN
+    small.script(streams(*map(sse, EVENTS), sse(chunk(choices=[], usage=ODD)), b"data: [DONE]\n\n"))
+    *_, last = parse_events(gateway.chat("small", stream=True, stream_options={"include_usage": True}).content)
+    assert last["usage"].pop("cost_usd") > 0
+    assert last["usage"] == SHOWN
+
+
+@pytest.mark.parametrize("usage", [None, {}, [], "many", {"prompt_tokens": 10**12}])
+def test_where_an_upstream_says_no_usage_the_caller_is_told_the_estimate(
+    usage: Any, gateway: Gateway, small: Upstream
+) -> None:
+    small.script(answers(completion(usage=usage)))
+    told = gateway.chat("small").json()["usage"]
+    assert set(told) == set(USAGE) and told["prompt_tokens"] == 6
+    assert told["total_tokens"] == told["prompt_tokens"] + told["completion_tokens"]
+
+
+def test_an_embeddings_usage_is_openais_too(world: World) -> None:
+    gateway = world.start(
+        experts=[expert("e", world.small.url, serves="embeddings", tier="small"), world.settings["experts"][1]]
+    )
+    row = {"object": "embedding", "index": 0, "embedding": [0.5]}
+    world.small.script(
+        answers({"object": "list", "data": [row], "model": "m", "usage": {"total_tokens": 5, "x": 1}})
+    )
+    answer = gateway.post("/v1/embeddings", model="e", input="hello")
+    assert answer.json()["usage"] == {"prompt_tokens": 5, "total_tokens": 5}
 
 
 def test_a_stream_costs_the_same(priced: Gateway, small: Upstream, world: World) -> None:

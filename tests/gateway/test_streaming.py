@@ -197,7 +197,7 @@ def test_details_of_usage_on_a_content_chunk_survive(gateway: Gateway, small: Up
     usage = {**USAGE, "prompt_tokens_details": {"cached_tokens": 7}}
     small.script(streams(*map(sse, HELLO[:-1]), sse({**HELLO[-1], "usage": usage}), DONE))
     *_, last = parse_events(stream(gateway, stream_options={"include_usage": True}))
-    assert last["usage"]["prompt_tokens_details"] == {"cached_tokens": 7}
+    assert last["usage"]["prompt_tokens_details"] == {"cached_tokens": 7, "audio_tokens": 0}
 
 
 def test_the_true_cost_comes_with_the_usage(gateway: Gateway) -> None:

@@ -113,6 +113,26 @@ async def test_only_the_upstreams_limits_are_handed_on(upstream: Upstream) -> No
     assert answer.headers == [(b"x-ratelimit-remaining-requests", b"5")]
 
 
+@pytest.mark.parametrize(
+    ("given", "said", "n", "fine"),
+    [
+        (8 * 128_000, 8 * 128_000, None, True),
+        (8 * 128_000 + 1, 2, None, False),
+        (11, 8 * 128_000 + 1, None, False),
+        (11, 3 * 8 * 128_000, 3, True),  # of three answers
+        (10**9, 10**9, None, False),
+    ],
+)
+async def test_more_tokens_than_a_call_can_come_to_are_not_believed(
+    given: int, said: int, n: int | None, fine: bool, upstream: Upstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    usage = {"prompt_tokens": given, "completion_tokens": said}
+    upstream.script(answers(completion(usage=usage)))
+    answer = await (await opened(upstream)).complete(call(**({} if n is None else {"n": n})))
+    assert answer.usage.estimated != fine
+    assert (answer.usage.input_tokens == given) == fine and ("are believed: estimated" in caplog.text) != fine
+
+
 @pytest.mark.parametrize("usage", [None, {}, [], "many"])
 async def test_usage_that_was_not_told_is_estimated(usage: Any, upstream: Upstream) -> None:
     upstream.script(answers(completion("word " * 100, usage=usage)))

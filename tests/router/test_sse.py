@@ -11,14 +11,14 @@ from upstream import DONE, HELLO, USAGE, USAGE_CHUNK, chunk, hello_events, parse
 from router.experts.base import Call
 from router.experts.sse import MAX_EVENT_BYTES, Rewriter, has_content
 from router.experts.usage import usage_of
-from router.types import Price, Usage
+from router.types import ExpertSpec, Price, Usage
 
 PRICE = Price(input=1.0, output=2.0)
 
 
 def rewriter(asked: bool = False) -> Rewriter:
     call = Call("chat/completions", {}, deadline=0.0, request_id="r", input_tokens=5, include_usage=asked)
-    return Rewriter("small", PRICE, call)
+    return Rewriter(ExpertSpec("small", PRICE), call)
 
 
 def fed(reads: list[bytes], asked: bool = False) -> tuple[Rewriter, bytes]:
@@ -165,6 +165,13 @@ def test_reported_usage_is_what_is_billed() -> None:
     usage = {**USAGE, "prompt_tokens_details": {"cached_tokens": 7}}
     one, _ = fed([*map(sse, HELLO), sse(chunk(choices=[], usage=usage)), DONE])
     assert one.usage == Usage(input_tokens=11, output_tokens=2, cached_tokens=7)
+
+
+def test_more_tokens_than_a_call_can_come_to_are_estimated(caplog: pytest.LogCaptureFixture) -> None:
+    said = {"prompt_tokens": 3, "completion_tokens": 8 * 128_000 + 1}
+    one, _ = fed([*(sse({**event, "usage": said}) for event in HELLO), sse(chunk(choices=[], usage=said)), DONE])
+    assert one.usage == Usage(input_tokens=5, output_tokens=3, estimated=True)
+    assert caplog.text.count("expert 'small' reports 3 tokens in and 1024001 out") == 1
 
 
 @pytest.mark.parametrize("count", [-1, 1.5, "9", True, [1], 2**63, 10**12])
