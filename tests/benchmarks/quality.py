@@ -7,7 +7,7 @@ recorded. `best` is judged as it is served, with the steps that follow it. Besid
 chance alone would give one who knows every expert's true mean: on few queries that is not little.
 
 Then, each a part of its own (`--parts`): domains left out in turn, floors on 200 splits, experts added from few
-prompts, and what more prompts would give. `neural` is asked for by name (`make bench-neural`).
+prompts, and what more prompts would give. `disguise` and `neural` (`make bench-neural`) are asked for by name.
 """
 
 import argparse
@@ -153,6 +153,12 @@ def neural_part(dataset: str, table: Table, options: argparse.Namespace) -> Iter
     yield from measure(dataset, table, options.seeds[0])
 
 
+def disguise_part(dataset: str, table: Table, options: argparse.Namespace) -> Iterator[Figure]:
+    from disguise import measure
+
+    yield from measure(dataset, table, policy=options.left_out_policy, seeds=options.seeds)
+
+
 def newcomers_part(dataset: str, table: Table, options: argparse.Namespace) -> Iterator[Figure]:
     from newcomers import figures as of_newcomers
     from newcomers import measured, settings
@@ -175,9 +181,11 @@ PARTS: dict[str, Callable[[str, Table, argparse.Namespace], Iterator[Figure]]] =
     "floors": floors_part,
     "newcomers": newcomers_part,
     "learning": learning_part,
+    "disguise": disguise_part,
     "neural": neural_part,
 }
-USUAL = tuple(part for part in PARTS if part != "neural")  # which needs torch, and minutes for each fit
+#: Not `neural`, which needs torch and minutes for each fit, nor `disguise`, which embeds anew.
+USUAL = tuple(part for part in PARTS if part not in ("neural", "disguise"))
 
 
 def main() -> None:
