@@ -14,7 +14,7 @@ from gateway.loading import build_expert, load_encoder, load_use
 from router.artifact import Artifact
 from router.config import Settings
 from router.config_experts import ExpertSettings
-from router.errors import PointsmanError
+from router.errors import LedgerError, PointsmanError
 from router.experts.base import Expert
 from router.experts.prices import PriceMap
 from router.ledger.ledger import Ledger
@@ -122,6 +122,8 @@ async def _ledger(settings: Settings) -> str:
     ledger = Ledger(settings.ledger)
     await ledger.open()
     try:
+        if (evicting := await ledger.evicting()) is not None:
+            raise LedgerError(evicting)
         return f"{ledger.status().server} answers in {await ledger.ping() * 1e3:.1f} ms"
     finally:
         await ledger.close()

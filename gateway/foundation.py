@@ -8,6 +8,7 @@ from router.config import Settings
 from router.keys.registry import Book, KeyRegistry
 from router.ledger.admission import Admission
 from router.ledger.caps import Caps
+from router.ledger.figures import SharedFigures
 from router.ledger.lease import Leases
 from router.ledger.ledger import Ledger
 from router.ledger.spending import Spending
@@ -20,6 +21,7 @@ class Foundation:
         self.wait_s = settings.ledger.wait_ms / 1e3
         self.ledger = Ledger(settings.ledger)
         self.leases = Leases(self.ledger.client)
+        self.figures = SharedFigures(self.ledger.client)
         self.spending = Spending(self.ledger.client, self.ledger.status().server)
         self.metrics = Metrics()
         self.metrics.watch_ledger(lambda: not self.ledger.degraded, lambda: self.ledger.owed)
@@ -64,6 +66,7 @@ class Foundation:
         if self.registry is not None:
             await self.registry.close()
         await self.leases.close()
+        await self.figures.close()
         if self.admission is not None:
             await self.admission.close()
         await self.ledger.close()

@@ -171,6 +171,7 @@ class Service:
         """From now on the foundation goes by this one's settings."""
         base, before, self._before = self.foundation, self._before, None
         base.metrics.know(self.pool.experts)
+        base.figures.follow(self.pool)
         base.configure(self.settings, self.keyring)
         if self.admission is not None and self._tariff is not None:
             earlier = None if before is None else before.pace

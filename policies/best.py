@@ -55,6 +55,9 @@ class Best(Policy):
         self.full_ = len(outcomes) >= FEW
         self.stack_ = self._stack(self.full_).fit(outcomes)
 
+    def worded(self, queries: Queries) -> Queries:
+        return self.stack_.worded(queries)
+
     def described(self, queries: Queries) -> Queries:
         return self.stack_.described(queries)
 

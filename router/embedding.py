@@ -108,21 +108,27 @@ class Encoder:
 
         Raises `EncoderError` if the encoder is not loaded or fails.
         """
+        return await self.begin(text, keep=keep)
+
+    def begin(self, text: str, *, keep: bool = True) -> "asyncio.Future[Vectors]":
+        """As `encode`, whose work has begun when this returns."""
         if not self.alive:
             raise EncoderError("the encoder is not loaded")
         text = valid(self._tokens.shorten(text))
         key = hashlib.blake2b(text.encode(), digest_size=16).digest()
         known = self._cache.get(key)
+        loop = asyncio.get_running_loop()
         if known is not None:
             self._cache.move_to_end(key)
-            return known
-        loop = asyncio.get_running_loop()
+            there: asyncio.Future[Vectors] = loop.create_future()
+            there.set_result(known)
+            return there
         future = self._inflight.get(key)
         if future is None or future.get_loop() is not loop:
             future = self._inflight[key] = loop.create_future()
             self._jobs.put(_Job(key, text, future, keep))
         # shielded: one caller who goes away must not take the answer from the others
-        return await asyncio.shield(future)
+        return asyncio.shield(future)
 
     def encode_batch(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> Vectors:
         """Unit vectors [n, d] in the order given, for training; past the cache, in the calling thread.

@@ -59,7 +59,7 @@ class Reader:
             self._count_scale = (numbers.std(axis=0) + 1e-6).astype(np.float32)
             words = np.stack([self._row(*row) for row in zip(found, numbers, strict=True)])
         else:
-            words = self._words(queries)
+            words = self.words(queries)
         labels = domain_numbers(queries, rng)
         target = (labels[:, None] == np.arange(labels.max() + 1)).astype(np.float64)
         base = self._base(queries.embeddings, words)
@@ -116,11 +116,12 @@ class Reader:
         return Blocks(slice(0, topics), slice(topics, words), slice(words, words + len(self._domain_bias)))
 
     def read(self, queries: Queries) -> Floats:
-        words = self._words(queries)
+        words = self.words(queries) if queries.words is None else queries.words
         score = self._base(queries.embeddings, words) @ self._domain_weights + self._domain_bias
         return np.hstack([words, _softmax(score * self._sharpness)])
 
-    def _words(self, queries: Queries) -> Floats:
+    def words(self, queries: Queries) -> Floats:
+        """What is read of the prompts alone, [n, W]."""
         topics, counted = self._topics.shape[1], len(self._count_mean)
         if queries.prompts is None or not topics + counted:
             return np.zeros((len(queries), topics + counted), dtype=np.float32)
@@ -211,6 +212,9 @@ class ReadingPolicy(Policy):
     @abstractmethod
     def _learn(self, outcomes: Outcomes) -> None:
         """Learns from outcomes whose queries have their features. May leave `honest_` (see `policies.stack`)."""
+
+    def worded(self, queries: Queries) -> Queries:
+        return replace(queries, words=self.reader_.words(queries))
 
     def described(self, queries: Queries) -> Queries:
         return queries if queries.features is not None else replace(queries, features=self.reader_.read(queries))

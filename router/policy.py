@@ -70,6 +70,10 @@ class Policy(ABC):
         """Quality and its uncertainty for every query [n] and expert [K], in the order of `experts_`."""
         return self._estimate(self.described(queries))
 
+    def worded(self, queries: Queries) -> Queries:
+        """The queries with the `words` that this policy reads of their prompts alone, while they are embedded."""
+        return queries
+
     def described(self, queries: Queries) -> Queries:
         """The queries with the `features` that this policy reads of their prompts; as given where it reads none."""
         return queries

@@ -4,7 +4,7 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -42,7 +42,7 @@ _NONE = np.zeros(0)
 class Embeds(Protocol):
     """What the router needs of an encoder."""
 
-    async def encode(self, text: str) -> Floats: ...
+    def begin(self, text: str) -> Awaitable[Floats]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,13 +270,17 @@ class Router:
 
     async def _read(self, query: Query) -> Queries:
         """The query with its vector, and with what a policy that runs a model of its own makes of its text."""
-        vector = self._blank if self._encoder is None else await self._encoder.encode(query.text)
+        encoding = None if self._encoder is None else self._encoder.begin(query.text)
         queries = Queries(
-            embeddings=vector[None, :],
+            embeddings=self._blank[None, :],
             input_tokens=np.array([query.input_tokens], dtype=np.float32),
             prompts=(query.text,),
             contexts=(query.context,),
         )
+        if encoding is not None:
+            if self._reader is None:
+                queries = self._policy.worded(queries)  # while the encoder works
+            queries = replace(queries, embeddings=(await encoding)[None, :])
         if self._reader is None:
             return queries
         # one thread: a second would only make both slower, and wait where others' threads are needed

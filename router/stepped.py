@@ -35,6 +35,9 @@ class Stepped(Policy):
     def _fit(self, outcomes: Outcomes) -> None:
         raise AssertionError("a policy is fitted before steps follow it")
 
+    def worded(self, queries: Queries) -> Queries:
+        return self.policy.worded(queries)
+
     def described(self, queries: Queries) -> Queries:
         return self.policy.described(queries)
 

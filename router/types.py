@@ -310,7 +310,8 @@ class Queries:
     """A batch of queries, columnar. `prompts` are what was embedded; an artifact's reference has none.
 
     `domains` are only there in training and evaluation. `features` are what a policy made of the prompts beside the
-    vectors (`Policy.described`); a reference has them in the prompts' place.
+    vectors (`Policy.described`); a reference has them in the prompts' place. `words` are the part that needs
+    no vectors (`Policy.worded`).
     """
 
     embeddings: Floats  # [n, d] float32, unit rows
@@ -319,6 +320,7 @@ class Queries:
     domains: tuple[str, ...] | None = None
     features: Floats | None = None  # [n, F]
     contexts: tuple[Context, ...] | None = None
+    words: Floats | None = None  # [n, W]
 
     def __len__(self) -> int:
         return len(self.embeddings)

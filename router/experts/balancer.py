@@ -4,14 +4,17 @@ The wait at an address is what is under way there times its time per token. Wait
 as equal: then an address of the gateway's own zone goes first, and among those the one that the loss-free bias
 lifts most (Wang et al. 2024: a bias on the choice alone, moved against each address's excess over its share).
 
-Times are this replica's own, fading, and blended with what the expert's addresses show together, so that one that
-was slow once and is asked no more is taken for an ordinary one in time.
+Times are fading, and blended with what the expert's addresses show together, so that one that was slow once and is
+asked no more is taken for an ordinary one in time. Times and errors are those of all replicas, as each last told
+(`router.ledger.figures`). Of the calls that are under way elsewhere a replica reckons with the mean over replicas:
+all see the same and act on it at once, and with the sum they would drive the load from one address to the other.
 """
 
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from typing import NamedTuple
 
 from router.errors import ExpertError
 from router.experts.base import Expert, Stream
@@ -23,10 +26,35 @@ FADE_S = 60.0
 PRIOR_TOKENS = 50.0  # how many tokens what is known of the others counts for
 
 
+class Told(NamedTuple):
+    """Figures of an address that replicas tell each other: fading sums, but for the calls under way."""
+
+    in_flight: float = 0.0
+    seconds: float = 0.0
+    tokens: float = 0.0
+    calls: float = 0.0
+    errors: float = 0.0
+
+
+NOTHING = Told()
+
+
 class Place:
     """One address of an expert and what is known of it. An expert of one address has one, and needs no figures."""
 
-    __slots__ = ("_at", "bias", "errors", "expert", "health", "in_flight", "near", "opened", "seconds", "tokens")
+    __slots__ = (
+        "_at",
+        "bias",
+        "errors",
+        "expert",
+        "health",
+        "in_flight",
+        "near",
+        "opened",
+        "others",
+        "seconds",
+        "tokens",
+    )
 
     def __init__(self, expert: Expert, zone: str | None) -> None:
         self.expert = expert
@@ -39,11 +67,13 @@ class Place:
         self.seconds = 0.0
         self.tokens = 0.0
         self._at = 0.0
+        self.others = NOTHING  # of the other replicas; `in_flight` is the mean over all replicas
 
     def succeeds(self, other: "Place") -> None:
         """Takes over what is known of the same address: calls that it still answers there go on to count."""
         self.health, self.errors = other.health, other.errors
         self.seconds, self.tokens, self._at = other.seconds, other.tokens, other._at
+        self.others = other.others
 
     def measured(self, now: float, seconds: float, usage: Usage) -> None:
         self.fade(now)
@@ -55,6 +85,22 @@ class Place:
         self.seconds *= left
         self.tokens *= left
         self._at = now
+
+    def figures(self, now: float) -> Told:
+        """This replica's own."""
+        self.fade(now)
+        self.errors.fade(now)
+        return Told(self.in_flight, self.seconds, self.tokens, self.errors.calls, self.errors.errors)
+
+    def told(self, others: Told, replicas: int) -> None:
+        """What the others know, in sum, of whom there are so many. Their calls under way are smoothed."""
+        in_flight = (self.others.in_flight + others.in_flight / (replicas + 1)) / 2
+        self.others = others._replace(in_flight=in_flight)
+
+    def seen(self, now: float) -> ErrorRate:
+        """Calls and errors of all replicas."""
+        self.errors.fade(now)
+        return ErrorRate(self.errors.calls + self.others.calls, self.errors.errors + self.others.errors, now)
 
 
 class Balancer:
@@ -100,20 +146,36 @@ class Balancer:
     def _waits(self, free: list[Place], now: float) -> list[float]:
         for place in self.places:
             place.fade(now)
-        seconds, tokens = sum(p.seconds for p in self.places), sum(p.tokens for p in self.places)
+        seconds = sum(p.seconds + p.others.seconds for p in self.places)
+        tokens = sum(p.tokens + p.others.tokens for p in self.places)
         prior = seconds / tokens if tokens > 1.0 else self.places[0].expert.spec.token_s
         return [
-            (p.in_flight / p.expert.weight + 1) * (p.seconds + PRIOR_TOKENS * prior) / (p.tokens + PRIOR_TOKENS)
+            ((p.in_flight + p.others.in_flight) / p.expert.weight + 1)
+            * (p.seconds + p.others.seconds + PRIOR_TOKENS * prior)
+            / (p.tokens + p.others.tokens + PRIOR_TOKENS)
             for p in free
         ]
+
+    def figures(self, now: float) -> dict[str, Told]:
+        """Of its addresses, by name; none of an expert with one."""
+        if len(self.places) == 1:
+            return {}
+        return {f"{place.expert.spec.name} {place.expert.place}": place.figures(now) for place in self.places}
+
+    def told(self, others: Mapping[str, tuple[float, ...]], replicas: int) -> None:
+        for place in self.places:
+            figures = others.get(f"{place.expert.spec.name} {place.expert.place}", NOTHING)
+            place.told(Told(*figures) if len(figures) == len(NOTHING) else NOTHING, replicas)
 
     def judge(self, place: Place, now: float, *, failed: bool) -> None:
         """Counts a call, and rests an address that fails far more often than its siblings."""
         if len(self.places) == 1:
             return
         place.errors.count(now, failed=failed)
-        others = [other.errors for other in self.places if other is not place and not other.health.until]
-        if failed and not place.health.until and place.errors.outlies(others, now):
+        if not failed or place.health.until:
+            return
+        siblings = [other for other in self.places if other is not place and not other.health.until]
+        if place.seen(now).outlies([other.seen(now) for other in siblings]):
             place.health.rest(now)
 
 

@@ -75,21 +75,18 @@ class ErrorRate:
     at: float = 0.0
 
     def count(self, now: float, *, failed: bool) -> None:
-        self._fade(now)
+        self.fade(now)
         self.calls += 1.0
         self.errors += failed
 
-    def outlies(self, others: list["ErrorRate"], now: float) -> bool:
-        """Half of its calls fail, and at least twice the share of the others' calls together."""
-        self._fade(now)
+    def outlies(self, others: list["ErrorRate"]) -> bool:
+        """Half of its calls fail, and at least twice the share of the others' calls together; of one moment."""
         if self.calls < FEWEST_CALLS or self.errors < OUTLIER * self.calls:
             return False
-        for other in others:
-            other._fade(now)
         calls, errors = sum(other.calls for other in others), sum(other.errors for other in others)
         return calls >= 1.0 and 2.0 * errors / calls <= self.errors / self.calls
 
-    def _fade(self, now: float) -> None:
+    def fade(self, now: float) -> None:
         left = math.exp((self.at - now) / FADE_S)
         self.calls *= left
         self.errors *= left

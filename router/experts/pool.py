@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from router.errors import CALLERS_FAULT, ExpertError
-from router.experts.balancer import Balancer, Place, Watched, helps_elsewhere
+from router.experts.balancer import Balancer, Place, Told, Watched, helps_elsewhere
 from router.experts.base import Answer, Call, Expert, Stream
 from router.experts.checks import Checks, Lease
 from router.experts.hedging import Patience
@@ -153,6 +153,16 @@ class Pool:
 
     def _places(self) -> list[Place]:
         return [place for balancer in self._balancers.values() for place in balancer.places]
+
+    def figures(self) -> dict[str, Told]:
+        """What this replica knows of the addresses of experts that have several, to tell the others."""
+        now = asyncio.get_running_loop().time()
+        return {name: own for one in self._balancers.values() for name, own in one.figures(now).items()}
+
+    def told(self, others: Mapping[str, tuple[float, ...]], replicas: int) -> None:
+        """What the other replicas, so many, know of them in sum."""
+        for balancer in self._balancers.values():
+            balancer.told(others, replicas)
 
     def resting_s(self, name: str) -> float:
         """Seconds until the expert may be asked again; zero while it is healthy."""

@@ -61,6 +61,13 @@ local function read(cap)
     cap.used, cap.open = tonumber(kept[1] or '0'), tonumber(kept[3] or '0')
     local tail, first = tonumber(kept[2]), cap.place - cap.slots
     cap.first = tail
+    if tail and tail > cap.place then  -- the clock was set back: what was done counts from now on
+      redis.call('DEL', cap.key)
+      redis.call('HSET', cap.key, 'sum', whole(cap.used), 'open', whole(cap.open), 'tail', whole(cap.place),
+        whole(cap.place), whole(cap.used))
+      redis.call('PEXPIRE', cap.key, whole(cap.width * (cap.slots + 2)))
+      cap.first = cap.place
+    end
     if not tail or tail >= first then return end
     if first > tail + cap.slots then
       redis.call('DEL', cap.key)

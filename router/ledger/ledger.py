@@ -108,6 +108,7 @@ class Ledger:
                 await self._server.open()
             self._store = self._connect()
             await self._read()
+            await self._warn()
             await self._adopt()
         except PointsmanError as error:
             if self._server or not isinstance(error, Unreachable):
@@ -116,6 +117,20 @@ class Ledger:
             self._failed(error)
         self._writer = asyncio.create_task(self._write_behind(), name="ledger")
         self._writer.add_done_callback(self._writer_ended)
+
+    async def evicting(self) -> str | None:
+        """What is wrong with a Redis that makes room by forgetting keys; None: nothing. Raises `LedgerError`."""
+        policy = await self._opened().evicts()
+        if policy is None:
+            return None
+        return (
+            f"{self._where} forgets keys when its memory is full (maxmemory-policy {policy}): budgets, limits and "
+            "accounts among them; set maxmemory-policy noeviction"
+        )
+
+    async def _warn(self) -> None:
+        if (said := await self.evicting()) is not None:
+            log.warning("ledger: %s", said)
 
     async def close(self) -> None:
         """Writes what is owed, waiting two seconds at most, and stops the private server."""

@@ -14,8 +14,8 @@ from router.ledger.caps import Cap
 from router.ledger.reservation import Reservation
 
 LIFE_S = 1.0
-#: So many times a spare must fit into what is left of a cap, and so many into the places of a concurrency limit.
-ROOM, PLACES = 100, 4
+#: So many times a spare must fit into what is left of a cap: what it holds is to keep nobody out.
+ROOM = 100
 #: A spare holds so many times the tokens and the cost that were expected lately.
 WIDTH = 2
 #: Callers with their experts that are remembered; those that have no spare are forgotten beyond.
@@ -66,7 +66,8 @@ class Spares:
         if not recently or pair.under_way is not None or pair.spare is not None:
             return None
         amounts = tuple(map(_wide, admitted.caps, pair.most))
-        if not all(map(_ample, admitted.caps, amounts, admitted.used)):
+        caps = zip(admitted.caps, amounts, admitted.used, strict=True)
+        if any(used + ROOM * amount > cap.limit for cap, amount, used in caps):
             return None
         self._count += 1
         id_ = f"spare:{self.name}:{self._count}"
@@ -103,7 +104,3 @@ _NOBODY = _Pair()
 
 def _wide(cap: Cap, amount: int) -> int:
     return amount * WIDTH if cap.what in ("tokens", "usd") else amount
-
-
-def _ample(cap: Cap, amount: int, used: int) -> bool:
-    return used + (PLACES if cap.kind == "lease" else ROOM) * amount <= cap.limit

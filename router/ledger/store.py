@@ -93,6 +93,18 @@ class Store:
             raise LedgerError(foreign(self._where, f"the key {self._marker!r}"))
         return int(found)
 
+    async def evicts(self) -> str | None:
+        """The policy by which this Redis makes room by forgetting keys; None: it does not, or does not say."""
+        from redis.exceptions import ResponseError
+
+        async with answering(self._where):
+            try:
+                found = await self._client.info("memory")
+            except ResponseError:  # many a host forbids the question
+                return None
+        policy = str(found.get("maxmemory_policy", "noeviction"))
+        return None if policy == "noeviction" else policy
+
     async def ping(self) -> None:
         async with answering(self._where):
             await self._client.ping()

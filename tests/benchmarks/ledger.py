@@ -3,7 +3,8 @@
 Replicas are `pointsman serve` processes on one Redis server; upstreams count what they answered. Parts
 (`--parts`): `budget` spent by callers on three replicas at once, `limits` on one and on three replicas, `frozen`
 (Redis stopped by SIGSTOP), `added` (what limits and budgets add to a request), `chaos` (experts, replicas and Redis
-killed in turn under load), `soak` (memory over time), `record` (the writing behind by itself).
+killed in turn under load), `soak` (memory over time), `record` (the writing behind by itself), `keys` (whether the
+time of a key's check tells why it was refused).
 """
 
 import argparse
@@ -27,6 +28,7 @@ import httpx
 import redis
 import yaml
 from counting_upstream import INPUT_TOKENS, counted
+from key_timing import measure as key_figures
 from ledger_cost import measure as record_figures
 from report import Figure, judged, keep, report
 from servers import LOOPBACK, free_port, memory
@@ -497,6 +499,10 @@ async def record_part(options: argparse.Namespace) -> list[Figure]:
         return await record_figures(Path(folder))
 
 
+async def keys_part(options: argparse.Namespace) -> list[Figure]:
+    return await asyncio.to_thread(key_figures)
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Awaitable[list[Figure]]]] = {
     "budget": budget_part,
     "limits": limits_part,
@@ -505,6 +511,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Awaitable[list[Figure]]]] = {
     "chaos": chaos_part,
     "soak": soak_part,
     "record": record_part,
+    "keys": keys_part,
 }
 
 

@@ -119,6 +119,13 @@ def test_one_query_is_estimated_as_in_a_batch(policy: Policy) -> None:
     assert np.allclose(alone.output_tokens[0], together.output_tokens[7], rtol=1e-4)
 
 
+def test_words_that_were_read_while_the_vectors_came_change_nothing(policy: Policy) -> None:
+    queries = outcomes(20, seed=1).queries
+    ahead = policy.worded(replace(queries, embeddings=np.zeros_like(queries.embeddings)))
+    found = policy.predict(replace(ahead, embeddings=queries.embeddings))
+    assert np.array_equal(found.quality, policy.predict(queries).quality)
+
+
 def test_the_same_seed_gives_the_same_policy(kind: str, policy: Policy) -> None:
     queries = outcomes(50, seed=1).queries
     assert np.array_equal(trained(kind, outcomes()).predict(queries).quality, policy.predict(queries).quality)

@@ -153,6 +153,47 @@ async def test_a_refusal_says_whether_a_budget_is_spent_or_the_call_too_dear_for
         )
 
 
+async def test_a_clock_that_is_set_back_lets_nobody_in_and_keeps_nobody_out_for_long(
+    redis_process: RedisProcess,
+) -> None:
+    """Redis' clock goes ten minutes back: what it wrote before is ten minutes ahead."""
+    ahead = 10 * 60_000 // 200
+    limits = {"requests_per_minute": 5}
+    key = f"{PREFIX}cap:gateway:requests"
+    async with replicas(redis_process.url, 1, limits=limits) as (one,):
+        for k in range(5):
+            held = await ask(one, f"{k}")
+            assert held
+            one.settle(held, 1, 0)
+        await all_settled(one)
+        kept: dict[bytes, bytes] = await value(redis_process.url, "HGETALL", key)
+        moved = {str(int(slot) + ahead): count for slot, count in kept.items() if slot.isdigit()}
+        await value(redis_process.url, "DEL", key)
+        both = {"sum": kept[b"sum"], "tail": str(int(kept[b"tail"]) + ahead), **moved}
+        await value(redis_process.url, "HSET", key, *(part for pair in both.items() for part in pair))
+        late = one.reservation("late", "anonymous", "x", 1, 0)
+        with pytest.raises(OverLimit) as told:
+            await one.admit(late)
+        assert told.value.retry_after_s is not None and 50 < told.value.retry_after_s <= 61
+        assert await value(redis_process.url, "HGET", key, "sum") == b"5"
+        assert 50_000 < await value(redis_process.url, "PTTL", key) <= 61_000
+
+
+@pytest.mark.parametrize("period", ["day", "week", "month"])
+async def test_a_clock_that_is_set_back_gives_no_spent_budget_anew(
+    redis_process: RedisProcess, period: str
+) -> None:
+    key = f"{PREFIX}cap:gateway:usd:{period}"
+    async with replicas(redis_process.url, 1, budget={"usd": 1, "per": period}) as (one,):
+        held = await ask(one, "a", cost_nano=DOLLAR)
+        assert held
+        one.settle(held, 1, DOLLAR)
+        await all_settled(one)
+        await value(redis_process.url, "HINCRBY", key, "period", 1)  # the next one, as it seemed then
+        assert not await ask(one, "b", cost_nano=1)
+        assert await value(redis_process.url, "HGET", key, "spent") == str(DOLLAR).encode()
+
+
 async def test_what_one_cap_refuses_is_taken_under_none(redis_process: RedisProcess) -> None:
     limits = {"requests_per_minute": 100, "tokens_per_minute": 10, "concurrency": 50}
     async with replicas(redis_process.url, 1, limits=limits, budget={"usd": 1, "per": "week"}) as (one,):

@@ -102,3 +102,60 @@ def test_where_all_fail_alike_none_is_an_outlier() -> None:
         for place in balancer.places:
             balancer.judge(place, 0.0, failed=bool(i % 2))
     assert not any(place.health.until for place in balancer.places)
+
+
+def tell(replicas: list[Balancer], now: float = 0.0) -> None:
+    rows = [one.figures(now) for one in replicas]
+    for number, one in enumerate(replicas):
+        others = [row for at, row in enumerate(rows) if at != number]
+        summed = {name: tuple(map(sum, zip(*(row[name] for row in others), strict=True))) for name in rows[0]}
+        one.told(summed, len(others))
+
+
+def test_calls_under_way_elsewhere_count() -> None:
+    one, other = (Balancer([Address("0"), Address("1")]) for _ in range(2))
+    other.places[0].in_flight = 8
+    assert chosen(one, 2) == {"0": 1, "1": 1}
+    tell([one, other])
+    assert chosen(one, 2) == {"1": 2}
+
+
+def test_an_address_that_was_slow_elsewhere_is_slow() -> None:
+    one, other = (Balancer([Address("0"), Address("1")]) for _ in range(2))
+    served(other.places[0], 0.05)
+    served(other.places[1], 0.01)
+    tell([one, other])
+    assert chosen(one, 3) == {"1": 3}
+    one.told({}, 0)  # the other is gone, or Redis
+    assert chosen(one, 2) == {"0": 1, "1": 1}
+
+
+def test_an_address_that_fails_for_all_replicas_rests_before_it_failed_ten_times_for_one() -> None:
+    replicas = [Balancer([Address("0"), Address("1")]) for _ in range(3)]
+    for balancer in replicas:
+        for _ in range(4):
+            balancer.judge(balancer.places[1], 0.0, failed=False)
+            balancer.judge(balancer.places[0], 0.0, failed=True)
+            assert not balancer.places[0].health.until
+    tell(replicas)
+    replicas[0].judge(replicas[0].places[0], 0.0, failed=True)
+    assert replicas[0].places[0].health.resting_s(0.0) == FIRST_REST_S
+
+
+def test_replicas_that_see_the_same_do_not_drive_the_load_to_and_fro() -> None:
+    """Five replicas, ten calls each at a time that last until the next look; one begins with all at one address."""
+    replicas = [Balancer([Address("0"), Address("1")]) for _ in range(5)]
+    replicas[0].places[0].in_flight = 10
+    tell(replicas)
+    for look in range(12):
+        for balancer in replicas:
+            for place in balancer.places:
+                place.in_flight = 0
+            for _ in range(10):
+                place = balancer.choose(float(look))
+                assert place is not None
+                place.in_flight += 1
+        tell(replicas, float(look))
+        first = sum(balancer.places[0].in_flight for balancer in replicas)
+        if look > 3:
+            assert 20 <= first <= 30

@@ -1,7 +1,9 @@
 """The router alone: who may answer, in what order, and how probable the choice was. A static policy, no encoder."""
 
+import asyncio
 import random
 import threading
+from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -12,7 +14,7 @@ from policies.static import Static
 from router.errors import InvalidRequest, NoExpertFits, NoHealthyExpert
 from router.explanation import why
 from router.router import PolicyInUse, Router
-from router.types import Decision, Estimate, ExpertSpec, Load, Outcomes, Price, Queries, Query, Wishes
+from router.types import Decision, Estimate, ExpertSpec, Floats, Load, Outcomes, Price, Queries, Query, Wishes
 
 SPECS = (
     ExpertSpec(
@@ -259,6 +261,59 @@ async def test_a_policy_with_a_model_of_its_own_reads_the_text_outside_the_event
     )
     assert (await made.decide(PROMPT, Wishes(preference="best"))).order[0] == "best"
     assert policy.read_in is not threading.current_thread()
+
+
+class Counting(Static):
+    """Reads words."""
+
+    reads_query: ClassVar[bool] = True
+
+    def __init__(self, told: list[str]) -> None:
+        super().__init__()
+        self.told = told
+
+    def worded(self, queries: Queries) -> Queries:
+        self.told.append("words")
+        return queries
+
+    def predict(self, queries: Queries) -> Estimate:
+        self.told.append("estimate")
+        return super().predict(queries)
+
+
+class Slow:
+    """An encoder whose vector comes in a later turn of the loop."""
+
+    def __init__(self, told: list[str]) -> None:
+        self.told = told
+
+    def begin(self, text: str) -> Awaitable[Floats]:
+        self.told.append("begun")
+        return self.rest()
+
+    async def rest(self) -> Floats:
+        await asyncio.sleep(0)
+        self.told.append("vector")
+        return np.zeros(4, np.float32)
+
+
+async def test_words_are_read_while_the_query_is_embedded() -> None:
+    told: list[str] = []
+    use = in_use()
+    policy = Counting(told)
+    policy.experts_, policy.output_tokens_ = use.policy.experts_, use.policy.output_tokens_
+    policy.restore(use.policy.state())
+    made = Router(
+        replace(use, policy=policy),
+        SPECS,
+        Slow(told),
+        resting_s=lambda name: 0.0,
+        load=lambda name: Load(),
+        rng=random.Random(1),
+    )
+    told.clear()  # the reference was estimated
+    assert (await made.decide(PROMPT, Wishes(preference="best"))).order[0] == "best"
+    assert told == ["begun", "words", "vector", "estimate"]
 
 
 class Doubting(Static):

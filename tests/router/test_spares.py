@@ -15,7 +15,7 @@ from router.ledger.admission import Admission
 from router.ledger.caps import PREFIX
 from router.ledger.store import connect
 
-AMPLE = {"limits": {"requests_per_minute": 10_000, "tokens_per_minute": 10**7, "concurrency": 100}}
+AMPLE = {"limits": {"requests_per_minute": 10_000, "tokens_per_minute": 10**7, "concurrency": 200}}
 
 
 async def used(url: str, what: str = "requests") -> int:
@@ -82,7 +82,7 @@ async def test_who_asks_less_than_once_in_a_second_leaves_nothing_reserved(redis
     [
         {"limits": {"requests_per_minute": 101}},
         {"limits": {"tokens_per_minute": 2_010}},
-        {"limits": {"concurrency": 5}},
+        {"limits": {"concurrency": 101}},
         {"budget": {"usd": 2e-7, "per": "day"}},
     ],
 )

@@ -50,7 +50,7 @@ class DomainStudy:
     skipped: Mapping[str, str]
 
 
-def left_out_domains(setup: Setup) -> tuple[list[str], dict[str, str]]:
+def left_out_domains(setup: Setup, most: int = MOST) -> tuple[list[str], dict[str, str]]:
     """The domains to leave out in turn, the largest first, and why others are not. Raises `DataError`."""
     seen, held = setup.train.queries.domains, setup.held_out.queries.domains
     if seen is None or held is None:
@@ -64,13 +64,13 @@ def left_out_domains(setup: Setup) -> tuple[list[str], dict[str, str]]:
         )
     few = {label: count for label, count in named.items() if count < LEAST}
     skipped = {label: f"{count} held-out queries, {LEAST} are needed" for label, count in few.items()}
-    skipped |= dict.fromkeys(found[MOST:], f"only the {MOST} largest are left out in turn")
-    return found[:MOST], skipped
+    skipped |= dict.fromkeys(found[most:], f"only the {most} largest are left out in turn")
+    return found[:most], skipped
 
 
-def without_each_domain(setup: Setup, tick: Tick = silent) -> DomainStudy:
+def without_each_domain(setup: Setup, tick: Tick = silent, most: int = MOST) -> DomainStudy:
     """Trains once per domain, on the training rows of all others. Raises `DataError` where there are not two."""
-    labels, skipped = left_out_domains(setup)
+    labels, skipped = left_out_domains(setup, most)
     seen, held = (np.array(part.queries.domains, dtype=object) for part in (setup.train, setup.held_out))
     domains, gains, areas = [], [], []
     for place, label in enumerate(labels):
