@@ -1,16 +1,19 @@
 """Experts that were changed through the admin API, as one replica knows them: they go over those of its file.
 
-They are kept in Redis (`router.keys.store`) without any secret: they name secrets that the file's experts name.
+They are kept in Redis (`router.keys.store`) without any secret: they name secrets that the file's experts name, and
+may send each only where one of those does.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from router.config import Settings, parse_settings, secrets_of
+from router.config_base import Secret
 from router.config_experts import EndpointSettings, ExpertSettings, RemoteSettings
 from router.errors import ConfigError
 from router.keys.follower import Follower
@@ -87,11 +90,7 @@ def overlaid(settings: Settings, overlay: Overlay) -> Settings:
 
 def _check_secrets(expert: ExpertSettings, settings: Settings) -> None:
     where = f"experts.{expert.name}"
-    known = {secret for one in settings.experts for secret in secrets_of(one)}
-    for secret in secrets_of(expert):
-        if secret not in known:
-            place = f"env: {secret.env}" if secret.env is not None else f"file: {secret.file}"
-            raise ConfigError(f"{where}: no expert of the file names the secret {{{place}}}; name it there first")
+    _check_destinations(expert, settings)
     urls: list[str] = []
     if isinstance(expert, EndpointSettings):
         if expert.headers or any(place.headers for place in expert.endpoints):
@@ -108,3 +107,47 @@ def _check_secrets(expert: ExpertSettings, settings: Settings) -> None:
         urls = [expert.api_base]
     if any("@" in url or "?" in url for url in urls):
         raise ConfigError(f"{where}: a user, a password or a query in a URL may be a secret")
+
+
+def _check_destinations(expert: ExpertSettings, settings: Settings) -> None:
+    """A secret of the file goes where the file sends it: else who may add an expert could have it sent to them."""
+    where = f"experts.{expert.name}"
+    known = {secret for one in settings.experts for secret in secrets_of(one)}
+    for secret in secrets_of(expert):
+        if secret not in known:
+            raise ConfigError(
+                f"{where}: no expert of the file names the secret {_said(secret)}; name it there first"
+            )
+    sent = [pair for one in settings.experts for pair in _destinations(one)]
+    for secret, to in _destinations(expert):
+        if (secret, to) not in sent:
+            there = ", ".join(sorted({other for one, other in sent if one == secret})) or "nobody"
+            raise ConfigError(
+                f"{where}: the file sends the secret {_said(secret)} to {there}, not to {to}; "
+                "an expert that sends it elsewhere belongs in the file"
+            )
+
+
+def _destinations(expert: ExpertSettings) -> Iterator[tuple[Secret, str]]:
+    """Each secret of an expert that is sent, and where to: an origin, or the provider that litellm asks."""
+    if isinstance(expert, EndpointSettings):
+        yield from ((place.api_key, _origin(place.url)) for place in expert.places() if place.api_key is not None)
+    elif isinstance(expert, RemoteSettings) and expert.api_key is not None:
+        model = expert.model or expert.name
+        provider, slash, _ = model.partition("/")
+        named = f"the provider {provider}" if slash else f"the provider of {model}"
+        yield expert.api_key, named if expert.api_base is None else _origin(expert.api_base)
+
+
+def _origin(url: str) -> str:
+    """Scheme, host and port, in one spelling."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    except (ValueError, KeyError):
+        return "a URL that names no server"
+    return f"{parts.scheme}://{parts.hostname}:{port}"
+
+
+def _said(secret: Secret) -> str:
+    return f"{{env: {secret.env}}}" if secret.env is not None else f"{{file: {secret.file}}}"

@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,7 +19,10 @@ from serving import Gateway, World, expert, until
 from upstream import refuses
 
 from gateway.config_command import config, experts
+from router.config import parse_expert, parse_settings
 from router.config_experts import EndpointSettings, RemoteSettings, SimulatedSettings
+from router.errors import ConfigError
+from router.experts.overlay import ExpertRecord, Overlay, overlaid
 
 ADMIN = {"authorization": "Bearer admin-credential-marker"}
 AUTH = {"secret": {"env": "POINTSMAN_TEST_SECRET"}, "admin": {"name": "root", "env": "POINTSMAN_TEST_ADMIN"}}
@@ -227,6 +231,75 @@ def test_an_expert_of_the_api_may_use_a_secret_that_the_file_names(alone: World,
     assert alone.small.requests[-1].headers["authorization"] == "Bearer upstream-key-marker"
     refused = admin(live, "PUT", "experts/extra", extra(alone, api_key={"env": "HOME"}))
     assert "no expert of the file names the secret" in refused.text
+
+
+HOME, OTHER = {"env": "POINTSMAN_TEST_UPSTREAM"}, {"env": "POINTSMAN_TEST_APP"}
+
+
+@pytest.mark.parametrize(
+    ("change", "fine"),
+    [
+        ({"url": "https://known.example:8443/other/v1", "api_key": HOME}, True),
+        ({"url": "https://KNOWN.example:8443", "api_key": HOME}, True),
+        ({"url": "https://other.example/v1", "api_key": OTHER}, True),
+        ({"url": "https://other.example/v1"}, True),
+        ({"url": "https://evil.example/v1", "api_key": HOME}, False),
+        ({"url": "https://other.example/v1", "api_key": HOME}, False),  # another expert's host
+        ({"url": "http://known.example:8443/v1", "api_key": HOME}, False),  # in the clear
+        ({"url": "https://known.example/v1", "api_key": HOME}, False),  # another port
+        ({"url": "https://known.example:8443.evil.example/v1", "api_key": HOME}, False),
+        ({"url": None, "api_key": HOME, "endpoints": [{"url": "https://evil.example/v1"}]}, False),
+        ({"url": None, "endpoints": [{"url": "https://evil.example/v1", "api_key": HOME}]}, False),
+        ({"url": None, "endpoints": [{"url": "https://known.example:8443/v1", "api_key": HOME}]}, True),
+        ({"kind": "remote", "url": None, "model": "acme/new", "api_key": {"env": "POINTSMAN_TEST_SECRET"}}, True),
+        ({"kind": "remote", "url": None, "model": "evil/new", "api_key": {"env": "POINTSMAN_TEST_SECRET"}}, False),
+        ({"kind": "remote", "url": None, "model": "acme/new", "api_key": HOME}, False),
+        (
+            {
+                "kind": "remote",
+                "url": None,
+                "model": "acme/new",
+                "api_base": "https://evil.example",
+                "api_key": {"env": "POINTSMAN_TEST_SECRET"},
+            },
+            False,
+        ),
+    ],
+)
+def test_a_secret_of_the_file_is_sent_only_where_the_file_sends_it(change: dict[str, Any], fine: bool) -> None:
+    price = {"input": 1, "output": 1}
+    entries = [
+        {**expert("one", "https://known.example:8443/v1", tier="small"), "api_key": HOME},
+        {**expert("two", "https://other.example/v1", tier="small"), "api_key": OTHER},
+        {
+            "name": "three",
+            "kind": "remote",
+            "model": "acme/old",
+            "tier": "small",
+            "price": price,
+            "api_key": {"env": "POINTSMAN_TEST_SECRET"},
+        },
+    ]
+    given = {**expert("extra", "https://h/v1", tier="small"), **change}
+    added = parse_expert({key: value for key, value in given.items() if value is not None})
+    record = ExpertRecord(settings=added, changed_at=datetime.now(UTC), changed_by="root")
+    book = Overlay(experts={"extra": record})
+    if fine:
+        assert overlaid(parse_settings({"experts": entries}), book).experts[-1] == added
+        return
+    with pytest.raises(ConfigError, match=r"experts.extra: the file sends the secret {env: \w+} to .*, not to "):
+        overlaid(parse_settings({"experts": entries}), book)
+
+
+def test_a_secret_for_elsewhere_is_refused_with_the_places_there_are(alone: World) -> None:
+    keyed = {**alone.settings["experts"][0], "api_key": HOME}
+    live = alone.start(experts=[keyed, alone.settings["experts"][1]])
+    to = {"url": alone.large.url, "api_key": HOME}
+    refused = admin(live, "PUT", "experts/extra", {**extra(alone), **to})
+    message = refused.json()["error"]["message"]
+    assert refused.status_code == 400
+    assert f"to http://127.0.0.1:{alone.small.port}, not to http://127.0.0.1:{alone.large.port}" in message
+    assert not serves(live, "extra")
 
 
 def test_a_replica_that_cannot_take_an_expert_keeps_what_it_has_and_says_so(
