@@ -6,8 +6,8 @@ until then a failure is an answer with its status. Where one prompt fails the ot
 together. What they had cost by then stays billed.
 
 Where a concurrency limit leaves room for fewer than there are, the others wait their turn: a limit of one refuses
-no request of two prompts. A stream then begins with the first of them; what fails later is an event, and the headers
-tell of those that had begun.
+no request of two prompts. A stream then begins with the first of them; what fails later is an event, and the
+headers tell of those that had begun.
 """
 
 import asyncio

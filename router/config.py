@@ -185,12 +185,14 @@ class LimitSettings(RateSettings):
 
 
 class GuardSettings(BaseModel):
-    """One guard; all other keys are its own. `streams`: whether they pass one that looks at whole answers."""
+    """One guard; all other keys are its own. `streams`: what becomes of them where it looks at whole answers: they
+    are held until it has, are refused, or pass unseen.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     kind: Name
-    streams: Literal["pass", "refuse"] = "pass"
+    streams: Literal["hold", "refuse", "pass"] = "hold"
 
     def arguments(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
