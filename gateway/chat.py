@@ -17,6 +17,7 @@ from gateway.deciding import cached_or_decided, decision_json
 from gateway.decision_row import Outcome
 from gateway.errors import Failure, describe, failure, internal, stream_error
 from gateway.exchange import Exchange
+from gateway.held import as_events, whole_body
 from gateway.permission import permitted
 from gateway.reserving import Bill, reserve
 from gateway.service import Service
@@ -102,6 +103,8 @@ class Chat:
             request = await service.guarding.before(request)
         exchange.wishes = request.wishes
         exchange.wants_stream = request.stream
+        exchange.held = request.stream and service.guarding is not None and service.guarding.holds_streams
+        streaming = request.stream and not exchange.held
         exchange.most_tokens, exchange.answers = request.max_output_tokens, request.answers
         if service.decisions is not None:
             exchange.outcome = Outcome(request)
@@ -117,7 +120,7 @@ class Chat:
             exchange.decision = decision
         call = Call(
             surface=SURFACE,
-            body=request.body,
+            body=whole_body(request.body) if exchange.held else request.body,
             deadline=asyncio.get_running_loop().time() + self._patience_s(headers),
             request_id=exchange.request_id,
             input_tokens=request.input_tokens,
@@ -129,7 +132,7 @@ class Chat:
         asked = time.perf_counter()
         limit = service.settings.limits.attempts
         try:
-            served = await service.pool.ask(call, decision.order, attempts=limit, streaming=request.stream)
+            served = await service.pool.ask(call, decision.order, attempts=limit, streaming=streaming)
         except PoolError as error:
             self._note(exchange, error.attempts, call)
             raise
@@ -152,7 +155,7 @@ class Chat:
             await self._stream(exchange, request, served, served.stream, send)
         else:
             assert served.answer is not None
-            await self._whole(exchange, served, served.answer, send)
+            await self._whole(exchange, request, served, served.answer, send)
 
     def _begun(self, request: ChatRequest, expert: str, payer: Payer) -> Callable[[], None] | None:
         service = self._service
@@ -199,7 +202,9 @@ class Chat:
         service = self._service
         load, spec = service.ledger.load(expert), service.pool.experts[expert].spec
         writing_s = max(waited_s - (load.ttft_s or spec.ttft_s), 0.0)
-        written = 0 if exchange.wants_stream else int(writing_s / (load.token_s or spec.token_s))
+        written = (
+            0 if exchange.wants_stream and not exchange.held else int(writing_s / (load.token_s or spec.token_s))
+        )
         most = service.router.expected_length(expert, exchange.most_tokens)
         usage = Usage(call.input_tokens, exchange.answers * min(written, round(most)), estimated=True)
         cost_nano = service.meter(
@@ -232,7 +237,9 @@ class Chat:
             else:
                 self._service.missed(attempt.expert, attempt.failure.kind, exchange.payer, blamed=attempt.blamed)
 
-    async def _whole(self, exchange: Exchange, served: Served, answer: Answer, send: Any) -> None:
+    async def _whole(
+        self, exchange: Exchange, request: ChatRequest, served: Served, answer: Answer, send: Any
+    ) -> None:
         cost_nano = self._service.meter(
             served.expert,
             answer.usage,
@@ -248,12 +255,19 @@ class Chat:
             body = await self._service.guarding.after(body)
         if exchange.outcome is not None:
             exchange.outcome.ended = "ok"
-        if exchange.cache is not None:
-            exchange.cache.keep(served.expert, body)
-        body = self._explained(exchange, body, served.expert)
+        kind = _EVENTS
+        if exchange.held:
+            body = as_events(body, include_usage=request.include_usage, cost_usd=cost_nano / 1e9)
+            if exchange.cache is not None:
+                exchange.cache.heard(body)
+                exchange.cache.keep_stream(served.expert)
+        else:
+            if exchange.cache is not None:
+                exchange.cache.keep(served.expert, body)
+            body = self._explained(exchange, body, served.expert)
+            kind = [JSON, (b"content-length", b"%d" % len(body))]
         headers = [
-            JSON,
-            (b"content-length", b"%d" % len(body)),
+            *kind,
             *exchange.headers(),
             *exchange.routed(served.expert, cost_nano),
             *exchange.passed_on(answer.headers),

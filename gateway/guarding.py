@@ -28,6 +28,11 @@ class Guarding:
     def __init__(self, settings: Sequence[GuardSettings], experts: Sequence[ExpertSpec]) -> None:
         self._guards = [(one.kind, load_guard(one, experts)) for one in settings]
         self._readers = [(kind, guard) for kind, guard in self._guards if guard.reads_answers]
+        #: Streams are held until their answers are whole and looked at.
+        self.holds_streams = any(
+            guard.reads_answers and one.streams == "hold"
+            for one, (_, guard) in zip(settings, self._guards, strict=True)
+        )
         self._refuses_streams = [
             one.kind
             for one, (_, guard) in zip(settings, self._guards, strict=True)

@@ -73,7 +73,7 @@ BASE = {
         "preview", "doctor", "app", "server", "translation", "fields", "completions", "stored", "anthropic_request",
         "anthropic_answer", "messages", "response_store", "responses_request", "responses_answer",
         "responses_stream", "responses", "caching", "semantic", "prompts", "counting", "rerank",
-        "exchange", "deciding", "openapi",
+        "exchange", "held", "deciding", "openapi",
     },
 }  # fmt: skip
 #: Costs seconds or is an extra: imported by the function that needs it, never at the top of a module.

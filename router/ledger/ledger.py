@@ -206,7 +206,9 @@ class Ledger:
         settings = self._settings
         url = f"unix://{self._server.socket}" if self._server else settings.url
         password = settings.password.read("ledger.password") if settings.password else None
-        return connect(url, None if self._server else password)
+        sentinel = settings.sentinel_password
+        asking = None if sentinel is None else (settings.sentinel_user, sentinel.read("ledger.sentinel_password"))
+        return connect(url, None if self._server else password, asking)
 
     def _opened_spool(self) -> Spool | None:
         folder = self.spool_folder("calls")
