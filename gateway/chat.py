@@ -8,6 +8,8 @@ import logging
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import orjson
@@ -19,7 +21,7 @@ from gateway.errors import Failure, describe, failure, internal, stream_error
 from gateway.exchange import Exchange
 from gateway.held import as_events, whole_body
 from gateway.permission import permitted
-from gateway.reserving import Bill, reserve
+from gateway.reserving import Bill, expected
 from gateway.service import Service
 from gateway.turn import turn_of
 from gateway.wire import JSON, ClientGone, Headers, read_body, send_failure, until_gone
@@ -115,9 +117,11 @@ class Chat:
             await self._again(exchange, exchange.cache.chosen.body, send)
             return
         if service.admission is not None:
-            exchange.bill = Bill()
-            decision = await reserve(service, exchange.bill, request, decision, exchange.caller)
-            exchange.decision = decision
+            expect = partial(expected, service, request, decision)
+            exchange.bill = Bill(service.admission, decision.id, exchange.caller, expect)
+            order = await exchange.bill.reserve(decision.order, routed=request.expert is None)
+            if order != decision.order:
+                exchange.decision = decision = replace(decision, order=order)
         call = Call(
             surface=SURFACE,
             body=whole_body(request.body) if exchange.held else request.body,
@@ -126,6 +130,7 @@ class Chat:
             input_tokens=request.input_tokens,
             include_usage=request.include_usage,
             moves_on_refusal=request.wishes.fallback,
+            admits=None if exchange.bill is None else exchange.bill.admits,
         )
         exchange.call = call
         exchange.under_way = self._begun(request, decision.order[0], exchange.payer)

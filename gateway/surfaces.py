@@ -3,6 +3,8 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
 import orjson
@@ -193,19 +195,25 @@ async def rerank(body: Body, request: Request, service: In, exchange: Known) -> 
 
 async def _asked(order: list[str], call: Call, service: Service, exchange: Exchange, request: Request) -> Response:
     """The answer of the first expert that gives one to a call that has input alone, within the limits."""
-    expert = order[0]
-    exchange.decision = callers_choice(expert)
+    exchange.decision = callers_choice(order[0])
     if service.admission is not None:
-        exchange.bill = Bill()
-        tokens = call.input_tokens
-        spec = service.pool.experts[expert].spec
-        cost_nano = spec.price.cost_nano(Usage(tokens), service.ledger.load(expert).ttft_s or spec.ttft_s)
-        await exchange.bill.reserve(service, exchange.decision.id, exchange.caller, expert, tokens, cost_nano)
+        expect = partial(_expected, service, call.input_tokens)
+        exchange.bill = Bill(service.admission, exchange.decision.id, exchange.caller, expect)
     try:
+        if exchange.bill is not None:
+            order = [*await exchange.bill.reserve(order, routed=len(order) > 1)]
+            exchange.decision = replace(exchange.decision, order=tuple(order))
+            call.admits = exchange.bill.admits
         return await _answered(order, call, service, exchange, request)
     finally:
         if exchange.bill is not None:
             exchange.bill.settle(service)
+
+
+def _expected(service: Service, tokens: int, expert: str) -> tuple[int, int]:
+    """Tokens and nano-dollars that a call of an expert is expected to take that has input alone."""
+    spec = service.pool.experts[expert].spec
+    return tokens, spec.price.cost_nano(Usage(tokens), service.ledger.load(expert).ttft_s or spec.ttft_s)
 
 
 async def _answered(
