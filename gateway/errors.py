@@ -63,6 +63,8 @@ _TYPES = {
     422: "invalid_request_error",
     429: "rate_limit_error",
 }
+#: OpenAI's codes, for upstreams that say the same in words alone.
+_PASSED_CODES = {"context_length": "context_length_exceeded", "content_filter": "content_filter"}
 _NO_RETRY = (b"x-should-retry", b"false")
 
 
@@ -151,7 +153,7 @@ def _refused(error: ExpertError, *, retried: bool) -> Failure:
 def _passed_through(error: ExpertError) -> Failure:
     """The upstream's own words: the fault is the caller's. Its fields are kept, the four of ours made sure."""
     status = error.status if error.status is not None and 400 <= error.status < 500 else 400
-    answer = failure(status, str(error), code=error.kind if error.kind != "caller" else None)
+    answer = failure(status, str(error), code=_PASSED_CODES.get(error.kind))
     try:
         body = orjson.loads(error.body or b"")
     except orjson.JSONDecodeError:
@@ -165,6 +167,8 @@ def _passed_through(error: ExpertError) -> Failure:
     if not isinstance(sent, dict):
         return answer
     ours: dict[str, Any] = orjson.loads(answer.body)["error"]
+    if ours["code"] is not None and not isinstance(sent.get("code"), str):
+        sent = {**sent, "code": ours["code"]}
     try:
         return Failure(status, orjson.dumps({"error": ours | sent}))
     except orjson.JSONEncodeError:  # nested deeper than can be written

@@ -18,6 +18,14 @@ from router.types import ExpertSpec, Usage
 
 #: The list that an answer must hold, by surface.
 PROMISED = {"chat/completions": "choices", "embeddings": "data", "rerank": "results"}
+#: How servers without OpenAI's code say that a prompt is too long: vLLM, SGLang and Together, llama.cpp, TGI, Ollama,
+#: Gemini, Anthropic, xAI, Bedrock.
+_TOO_LONG = re.compile(
+    rb"maximum (?:context|model|prompt) length|longer than the model.{1,8} context length|available context size"
+    rb"|`max_new_tokens` must be <=|max context length|maximum number of tokens allowed|prompt is too long"
+    rb"|exceeds? (?:the )?context (?:window|limit)|input is too long for requested model",
+    re.IGNORECASE,
+)
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 
@@ -269,7 +277,7 @@ def refusal(status: int, body: bytes) -> FailureKind:
     if status < 400:
         return "garbage"
     code = _error_code(body)
-    if code == "context_length_exceeded" or b"maximum context length" in body[:4096]:
+    if code == "context_length_exceeded" or _TOO_LONG.search(body, 0, 4096):
         return "context_length"
     if code in ("content_filter", "content_policy_violation"):
         return "content_filter"
