@@ -24,7 +24,7 @@ from gateway.permission import permitted
 from gateway.reserving import Bill, expected
 from gateway.service import Service
 from gateway.turn import turn_of
-from gateway.wire import JSON, ClientGone, Headers, read_body, send_failure, until_gone
+from gateway.wire import JSON, ClientGone, Headers, patience_s, read_body, send_failure, until_gone
 from router.errors import (
     ExpertError,
     PointsmanError,
@@ -38,8 +38,6 @@ log = logging.getLogger("pointsman")
 SURFACE = "chat/completions"
 Parse = Callable[[bytes, Sequence[tuple[bytes, bytes]], Sequence[str]], ChatRequest]
 Prepare = Callable[[bytes, str], Awaitable[None]]
-LEAST_PATIENCE_S = 1.0
-MARGIN_S = 0.5  # taken off the client's own read timeout, so that our answer comes before it gives up
 _EVENTS: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
 
@@ -125,7 +123,7 @@ class Chat:
         call = Call(
             surface=SURFACE,
             body=whole_body(request.body) if exchange.held else request.body,
-            deadline=asyncio.get_running_loop().time() + self._patience_s(headers),
+            deadline=asyncio.get_running_loop().time() + patience_s(headers, service.settings.limits.timeout_s),
             request_id=exchange.request_id,
             input_tokens=request.input_tokens,
             include_usage=request.include_usage,
@@ -216,20 +214,6 @@ class Chat:
             expert, usage, exchange.payer, ok=ok, ttft_s=waited_s, took_s=waited_s, streamed=False
         )
         exchange.spent(expert, usage, cost_nano)
-
-    def _patience_s(self, headers: Headers) -> float:
-        """How long all attempts together may take: our limit, or the client's own read timeout if that is less."""
-        patience = self._service.settings.limits.timeout_s
-        for name, value in headers:
-            if name == b"x-stainless-read-timeout":
-                try:
-                    theirs = float(value)
-                except ValueError:
-                    continue
-                if theirs > 0:
-                    theirs = max(theirs, LEAST_PATIENCE_S)
-                    patience = min(patience, max(theirs - MARGIN_S, theirs / 2))
-        return patience
 
     def _note(self, exchange: Exchange, attempts: list[Attempt], call: Call) -> None:
         exchange.attempts = attempts

@@ -68,17 +68,17 @@ class Guarding:
                 request = replace(request, body=verdict.body, texts=read_texts(verdict.body["input"]))
         return request, order
 
-    async def before_rerank(self, request: RerankRequest) -> RerankRequest:
+    async def before_rerank(self, request: RerankRequest, order: list[str]) -> tuple[RerankRequest, list[str]]:
         """As `before_embedding`, of query and documents."""
         for kind, guard in self._guards:
             texts = {"input": [request.query, *request.texts]}
             verdict = await _asked(guard.before, texts, 4 * request.input_tokens)
-            _left([] if request.expert is None else [request.expert], verdict, kind)
+            order = _left(order, verdict, kind)
             if verdict.body is not None:
                 query, *documents = verdict.body["input"]
                 body = {**request.body, "query": query, "documents": documents}
                 request = replace(request, body=body, query=query, texts=documents)
-        return request
+        return request, order
 
     async def after(self, answer: bytes) -> bytes:
         """The body of a whole answer as the guards let it out. Raises `Blocked`."""

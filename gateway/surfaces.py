@@ -21,7 +21,7 @@ from gateway.rerank import parse_rerank, rerank_locally
 from gateway.reserving import Bill
 from gateway.service import Service
 from gateway.turn import turn_of
-from gateway.wire import ClientGone, read_body, until_gone
+from gateway.wire import ClientGone, patience_s, read_body, until_gone
 from router.errors import UnknownModel
 from router.experts.base import Call
 from router.experts.pool import Attempt, PoolError
@@ -169,7 +169,7 @@ async def embeddings(body: Body, request: Request, service: In, exchange: Known)
         vectors = await encode_locally(parsed, encoder)
         service.metrics.answered(SURFACE, encoder.name, 200)
         return answer(vectors, exchange)
-    timeout_s = service.settings.limits.timeout_s
+    timeout_s = patience_s(request.headers.raw, service.settings.limits.timeout_s)
     call = call_of(SURFACE, parsed.body, parsed.input_tokens, timeout_s, exchange.request_id)
     return await _asked(order, call, service, exchange, request)
 
@@ -179,18 +179,21 @@ async def rerank(body: Body, request: Request, service: In, exchange: Known) -> 
     """Documents by their relevance to a query, from a rerank expert or by the local encoder's cosine."""
     encoder = service.encoder
     parsed = parse_rerank(body, service.rerank_experts, encoder.name if encoder is not None else None)
-    if exchange.key is not None:
+    order = [] if parsed.expert is None else [parsed.expert]
+    if order and parsed.routed:
+        order = service.rerankers(None if exchange.key is None else exchange.key.models)
+    if exchange.key is not None and not (parsed.routed and order):
         permit_model(exchange.key, parsed.expert or (encoder.name if encoder is not None else ""))
     if service.guarding is not None:
-        parsed = await service.guarding.before_rerank(parsed)
+        parsed, order = await service.guarding.before_rerank(parsed, order)
     if parsed.expert is None:
         assert encoder is not None
         ranked = await rerank_locally(parsed, encoder)
         service.metrics.answered(RERANK, encoder.name, 200)
         return answer(ranked, exchange)
-    timeout_s = service.settings.limits.timeout_s
+    timeout_s = patience_s(request.headers.raw, service.settings.limits.timeout_s)
     call = call_of(RERANK, parsed.body, parsed.input_tokens, timeout_s, exchange.request_id)
-    return await _asked([parsed.expert], call, service, exchange, request)
+    return await _asked(order, call, service, exchange, request)
 
 
 async def _asked(order: list[str], call: Call, service: Service, exchange: Exchange, request: Request) -> Response:

@@ -18,8 +18,8 @@ from router.types import ExpertSpec, Usage
 
 #: The list that an answer must hold, by surface.
 PROMISED = {"chat/completions": "choices", "embeddings": "data", "rerank": "results"}
-#: How servers without OpenAI's code say that a prompt is too long: vLLM, SGLang and Together, llama.cpp, TGI, Ollama,
-#: Gemini, Anthropic, xAI, Bedrock.
+#: How servers without OpenAI's code say that a prompt is too long: vLLM, SGLang and Together, llama.cpp, TGI,
+#: Ollama, Gemini, Anthropic, xAI, Bedrock.
 _TOO_LONG = re.compile(
     rb"maximum (?:context|model|prompt) length|longer than the model.{1,8} context length|available context size"
     rb"|`max_new_tokens` must be <=|max context length|maximum number of tokens allowed|prompt is too long"
