@@ -90,7 +90,7 @@ class Chat:
         finally:
             exchange.over()
             if exchange.bill is not None:
-                exchange.bill.settle(service)
+                exchange.bill.settle(service.pace)
             if exchange.outcome is not None:
                 self._remember(exchange, exchange.outcome)
             service.metrics.in_flight.dec()

@@ -9,6 +9,7 @@ from gateway.service import Service
 from gateway.wire import Headers
 from router.errors import OverLimit
 from router.ledger.admission import Admission
+from router.ledger.pace import Pace
 from router.ledger.reservation import Reservation
 from router.types import Decision, Usage
 
@@ -76,7 +77,8 @@ class Bill:
         taken[0] += usage.input_tokens + usage.output_tokens
         taken[1] += cost_nano
 
-    def settle(self, service: Service) -> None:
+    def settle(self, pace: Pace | None = None) -> None:
+        """`pace` is told what the request came to, where it was told that it arrived."""
         first, admission = self.reservation, self._admission
         if first is None:
             return
@@ -84,8 +86,8 @@ class Bill:
         admission.settle(first, tokens, cost_nano, self._own(first))
         for other in self._others:
             admission.settle(other, 0, 0, self._own(other))
-        if service.pace is not None and self._taken:
-            service.pace.spent(first.caps, cost_nano)
+        if pace is not None and self._taken:
+            pace.spent(first.caps, cost_nano)
 
     def _own(self, reservation: Reservation) -> tuple[int, int]:
         tokens, cost_nano = self._taken.get(reservation.expert, (0, 0))

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
@@ -166,9 +166,7 @@ async def embeddings(body: Body, request: Request, service: In, exchange: Known)
         parsed, order = await service.guarding.before_embedding(parsed, order)
     if parsed.expert is None:
         assert encoder is not None
-        vectors = await encode_locally(parsed, encoder)
-        service.metrics.answered(SURFACE, encoder.name, 200)
-        return answer(vectors, exchange)
+        return await _encoded(SURFACE, parsed.input_tokens, encode_locally(parsed, encoder), service, exchange)
     timeout_s = patience_s(request.headers.raw, service.settings.limits.timeout_s)
     call = call_of(SURFACE, parsed.body, parsed.input_tokens, timeout_s, exchange.request_id)
     return await _asked(order, call, service, exchange, request)
@@ -188,12 +186,31 @@ async def rerank(body: Body, request: Request, service: In, exchange: Known) -> 
         parsed, order = await service.guarding.before_rerank(parsed, order)
     if parsed.expert is None:
         assert encoder is not None
-        ranked = await rerank_locally(parsed, encoder)
-        service.metrics.answered(RERANK, encoder.name, 200)
-        return answer(ranked, exchange)
+        return await _encoded(RERANK, parsed.input_tokens, rerank_locally(parsed, encoder), service, exchange)
     timeout_s = patience_s(request.headers.raw, service.settings.limits.timeout_s)
     call = call_of(RERANK, parsed.body, parsed.input_tokens, timeout_s, exchange.request_id)
     return await _asked(order, call, service, exchange, request)
+
+
+async def _encoded(
+    surface: str, tokens: int, work: Coroutine[Any, Any, bytes], service: Service, exchange: Exchange
+) -> Response:
+    """The answer of the gateway's own encoder, within the caller's limits. It costs nothing."""
+    assert service.encoder is not None
+    name = service.encoder.name
+    try:
+        if service.admission is not None:
+            exchange.bill = Bill(service.admission, callers_choice(name).id, exchange.caller, lambda _: (tokens, 0))
+            await exchange.bill.reserve([name], routed=False)
+        body = await work
+        if exchange.bill is not None:
+            exchange.bill.add(name, Usage(tokens), 0)
+    finally:
+        work.close()
+        if exchange.bill is not None:
+            exchange.bill.settle()
+    service.metrics.answered(surface, name, 200)
+    return answer(body, exchange)
 
 
 async def _asked(order: list[str], call: Call, service: Service, exchange: Exchange, request: Request) -> Response:
@@ -210,7 +227,7 @@ async def _asked(order: list[str], call: Call, service: Service, exchange: Excha
         return await _answered(order, call, service, exchange, request)
     finally:
         if exchange.bill is not None:
-            exchange.bill.settle(service)
+            exchange.bill.settle()
 
 
 def _expected(service: Service, tokens: int, expert: str) -> tuple[int, int]:
