@@ -12,6 +12,7 @@ from router.config_experts import EndpointSettings
 from router.errors import ConfigError, ExpertError, FailureKind, InvalidRequest
 from router.experts.base import Answer, Call, Expert, Stream
 from router.experts.http import Exchange, Origin, TransportError
+from router.experts.retries import retry_after_s
 from router.experts.sse import HELD_BYTES, Rewriter, StreamError, has_content
 from router.experts.usage import believed, input_usage_body, usage_body
 from router.types import ExpertSpec, Usage
@@ -302,14 +303,11 @@ def _status_of(error: dict[str, Any]) -> int:
 
 
 def _retry_after_s(headers: dict[bytes, bytes]) -> float | None:
-    try:
-        if b"retry-after-ms" in headers:
-            seconds = float(headers[b"retry-after-ms"]) / 1000
-        else:
-            seconds = float(headers[b"retry-after"])
-    except (KeyError, ValueError):
-        return None
-    return min(seconds, 86_400.0) if seconds >= 0 else None
+    plain, milliseconds = (
+        None if (said := headers.get(name)) is None else said.decode("latin-1")
+        for name in (b"retry-after", b"retry-after-ms")
+    )
+    return retry_after_s(plain, milliseconds)
 
 
 def _limit_headers(headers: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
