@@ -17,7 +17,7 @@ import orjson
 from gateway.chat_request import ChatRequest, parse_chat
 from gateway.deciding import cached_or_decided, decision_json
 from gateway.decision_row import Outcome
-from gateway.errors import Failure, describe, failure, internal, stream_error
+from gateway.errors import Failure, describe, failure, internal, retry_after, stream_error
 from gateway.exchange import Exchange
 from gateway.held import as_events, whole_body
 from gateway.permission import permitted
@@ -358,7 +358,7 @@ class Chat:
         if exchange.streaming:
             await send({"type": "http.response.body", "body": b"data: " + answer.body + b"\n\n"})
         else:
-            answer.headers.append((b"retry-after", b"1"))
+            answer.headers.extend(retry_after(1.0))
             self._bill_unheard(exchange)
             await send_failure(answer, exchange.headers(), send)
 

@@ -84,17 +84,17 @@ def describe(error: PointsmanError | PoolError) -> Failure:
         return failure(401, str(error), code="invalid_api_key")
     if isinstance(error, NoHealthyExpert):
         answer = failure(503, str(error), code="no_healthy_expert")
-        answer.headers.extend(_retry_after(error.retry_after_s))
+        answer.headers.extend(retry_after(error.retry_after_s))
         return answer
     if isinstance(error, OverLimit):
         return _over_limit(error)
     if isinstance(error, StoreAway):
         answer = failure(503, str(error), code="store_unavailable")
-        answer.headers.extend(_retry_after(1.0))
+        answer.headers.extend(retry_after(1.0))
         return answer
     if isinstance(error, KeysUnknown | LedgerError):
         answer = failure(503, str(error), code="ledger_unavailable")
-        answer.headers.extend(_retry_after(1.0))
+        answer.headers.extend(retry_after(1.0))
         return answer
     return internal()
 
@@ -104,7 +104,7 @@ def _over_limit(error: OverLimit) -> Failure:
         body = {"message": str(error), "type": "insufficient_quota", "param": None, "code": "budget_exceeded"}
         return Failure(429, orjson.dumps({"error": body}), [_NO_RETRY])
     answer = failure(429, str(error), code="rate_limit_exceeded")
-    answer.headers.extend([_NO_RETRY] if error.retry_after_s is None else _retry_after(error.retry_after_s))
+    answer.headers.extend([_NO_RETRY] if error.retry_after_s is None else retry_after(error.retry_after_s))
     return answer
 
 
@@ -132,11 +132,11 @@ def _refused(error: ExpertError, *, retried: bool) -> Failure:
     if error.kind == "rate_limit":
         answer = failure(429, f"{error}; its provider limits the rate", code="rate_limit_exceeded")
         if not retried:
-            answer.headers.extend(_retry_after(error.retry_after_s or 1.0))
+            answer.headers.extend(retry_after(error.retry_after_s or 1.0))
     elif error.kind == "busy":
         answer = failure(503, str(error), code="expert_busy")
         if not retried:
-            answer.headers.extend(_retry_after(1.0))
+            answer.headers.extend(retry_after(1.0))
     elif error.kind == "timeout":
         answer = failure(504, str(error), code="expert_timeout")
     elif error.kind == "auth":
@@ -175,7 +175,7 @@ def _passed_through(error: ExpertError) -> Failure:
         return answer
 
 
-def _retry_after(seconds: float) -> list[tuple[bytes, bytes]]:
+def retry_after(seconds: float) -> list[tuple[bytes, bytes]]:
     return [
         (b"retry-after", b"%d" % max(math.ceil(seconds), 1)),
         (b"retry-after-ms", b"%d" % math.ceil(seconds * 1000)),
