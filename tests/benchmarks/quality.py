@@ -7,7 +7,8 @@ recorded. `best` is judged as it is served, with the steps that follow it. Besid
 chance alone would give one who knows every expert's true mean: on few queries that is not little.
 
 Then, each a part of its own (`--parts`): domains left out in turn, floors on 200 splits, experts added from few
-prompts, and what more prompts would give. `disguise` and `neural` (`make bench-neural`) are asked for by name.
+prompts, and what more prompts would give. `disguise`, `weights`, `calibration` and `neural` (`make
+bench-neural`) are asked for by name.
 """
 
 import argparse
@@ -159,6 +160,19 @@ def disguise_part(dataset: str, table: Table, options: argparse.Namespace) -> It
     yield from measure(dataset, table, policy=options.left_out_policy, seeds=options.seeds)
 
 
+def weights_part(dataset: str, table: Table, options: argparse.Namespace) -> Iterator[Figure]:
+    from class_weights import measure
+
+    yield from measure(dataset, table, options.seeds[0])
+
+
+def calibration_part(dataset: str, table: Table, options: argparse.Namespace) -> Iterator[Figure]:
+    from calibrating import measure
+
+    for seed in options.seeds:
+        yield from measure(dataset, table, policy="best", seed=seed)
+
+
 def newcomers_part(dataset: str, table: Table, options: argparse.Namespace) -> Iterator[Figure]:
     from newcomers import figures as of_newcomers
     from newcomers import measured, settings
@@ -182,10 +196,12 @@ PARTS: dict[str, Callable[[str, Table, argparse.Namespace], Iterator[Figure]]] =
     "newcomers": newcomers_part,
     "learning": learning_part,
     "disguise": disguise_part,
+    "weights": weights_part,
+    "calibration": calibration_part,
     "neural": neural_part,
 }
-#: Not `neural`, which needs torch and minutes for each fit, nor `disguise`, which embeds anew.
-USUAL = tuple(part for part in PARTS if part not in ("neural", "disguise"))
+BY_NAME = ("disguise", "weights", "calibration", "neural")
+USUAL = tuple(part for part in PARTS if part not in BY_NAME)
 
 
 def main() -> None:
