@@ -199,6 +199,8 @@ def test_the_slowest_are_asked_twice_where_that_is_configured(
         assert gateway.chat("large").status_code == 200
     before = gateway.metric("pointsman_tokens_total", expert="large", kind="input")
     done = len(large.requests)
+    for place in gateway.service.pool.places("large"):
+        place.seconds = place.tokens = 0.0  # else a busy machine may have made one address seem slow
     large.always = hang
     assert {gateway.chat("large").status_code for _ in range(4)} == {200}
     assert large.requests[done:] and all(request.gone.wait(WAIT_S) for request in large.requests[done:])
