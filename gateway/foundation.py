@@ -51,7 +51,9 @@ class Foundation:
         if self.admission is None:
             spool = self.ledger.spool_folder("settlements")
             self.admission = admission = Admission(self.caps, self.ledger.client, self.wait_s, spool)
-            self.metrics.watch_settlements(lambda: admission.owed, lambda: admission.dropped)
+            self.metrics.watch_limits(
+                lambda: not admission.degraded, lambda: admission.owed, lambda: admission.dropped
+            )
             await admission.open()
         return self.admission
 

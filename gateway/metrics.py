@@ -104,8 +104,14 @@ class Metrics:
         self._ledger_up.set_function(lambda: float(up()))
         self._ledger_owed.set_function(lambda: float(owed()))
 
-    def watch_settlements(self, owed: Callable[[], int], dropped: Callable[[], int]) -> None:
-        """Only where something is limited."""
+    def watch_limits(self, up: Callable[[], bool], owed: Callable[[], int], dropped: Callable[[], int]) -> None:
+        """Only where something is limited; `owed` and `dropped` are settlements."""
+        shared = Gauge(
+            "pointsman_limits_shared",
+            "1 while limits hold over all replicas, 0 while this one goes by its own share",
+            registry=self._registry,
+        )
+        shared.set_function(lambda: float(up()))
         self._watch("pointsman_settlements", owed, dropped)
 
     def watch_decisions(self, owed: Callable[[], int], dropped: Callable[[], int]) -> None:

@@ -76,9 +76,9 @@ async def healthz() -> dict[str, str]:
 @api.get("/readyz")
 async def readyz(service: In) -> Response:
     """Whether requests can be routed. A ledger that is away degrades the gateway and does not stop it."""
-    ledger = service.ledger.status()
+    ledger, limits = service.ledger.status(), service.admission
     ready = service.ready and (service.encoder is None or service.encoder.alive)
-    status = "ok" if ledger.ok else "degraded"
+    status = "ok" if ledger.ok and not (limits is not None and limits.degraded) else "degraded"
     if not ready:
         status = "encoder failed" if service.ready else "starting"
     if service.draining:
@@ -92,6 +92,10 @@ async def readyz(service: In) -> Response:
             name: service.pool.state(name) for name, expert in service.pool.experts.items() if expert.spec.enabled
         },
     }
+    if limits is not None:
+        reason = "this replica goes by its own share of every limit and budget" if limits.degraded else None
+        said = "degraded" if reason else "ok"
+        state["limits"] = {"status": said, "reason": reason, "owed": limits.owed, "dropped": limits.dropped}
     if service.registry is not None:
         reason = service.registry.reason
         state["keys"] = {"status": "degraded" if reason else "ok", "reason": reason}

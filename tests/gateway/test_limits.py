@@ -207,11 +207,19 @@ def test_a_frozen_redis_costs_milliseconds_and_the_share_still_holds(
             except openai.RateLimitError as error:
                 codes.append(error.status_code)
         assert codes == [200, 200, 200, 429, 429]
+        state = gateway.client.get("/readyz")
+        assert (state.status_code, state.json()["status"], state.json()["limits"]["status"]) == (
+            200,
+            *["degraded"] * 2,
+        )
+        assert gateway.metric("pointsman_limits_shared") == 0
     finally:
         redis_process.thaw()
     admission = gateway.service.admission
     assert admission is not None
     until(lambda: not admission.degraded and not admission.owed, "Redis coming back")
+    assert gateway.client.get("/readyz").json()["limits"]["reason"] is None
+    assert gateway.metric("pointsman_limits_shared") == 1
     admission._wait_s = 5.0  # from here on Redis is to answer, however busy the machine
     with pytest.raises(openai.RateLimitError) as refused:
         ask(caller)
@@ -219,6 +227,7 @@ def test_a_frozen_redis_costs_milliseconds_and_the_share_still_holds(
 
 
 def test_without_limits_nothing_asks_redis(gateway: Gateway) -> None:
+    assert "limits" not in gateway.client.get("/readyz").json()
     assert gateway.service.admission is None
     assert gateway.chat().status_code == 200
 
