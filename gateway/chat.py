@@ -138,6 +138,8 @@ class Chat:
             served = await service.pool.ask(call, decision.order, attempts=limit, streaming=streaming)
         except PoolError as error:
             self._note(exchange, error.attempts, call)
+            if exchange.bill is not None and exchange.bill.refusal is not None:
+                raise exchange.bill.refusal from error
             raise
         finally:
             exchange.upstream_s = time.perf_counter() - asked

@@ -22,7 +22,7 @@ Expect = Callable[[str], tuple[int, int]]
 class Bill:
     """What one request has reserved and what it came to so far."""
 
-    __slots__ = ("_admission", "_caller", "_expect", "_name", "_others", "_taken", "reservation")
+    __slots__ = ("_admission", "_caller", "_expect", "_name", "_others", "_taken", "refusal", "reservation")
 
     def __init__(self, admission: Admission, name: str, caller: str, expect: Expect) -> None:
         """`name` is the decision's id."""
@@ -31,6 +31,7 @@ class Bill:
         self._caller = caller
         self._expect = expect
         self.reservation: Reservation | None = None  # for the first expert that is asked
+        self.refusal: OverLimit | None = None  # of the caller's own: why another expert was not asked
         self._others: list[Reservation] = []  # beside it, for those in its place
         self._taken: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])  # tokens and cost, by expert
 
@@ -69,6 +70,8 @@ class Bill:
             await self._admission.admit(more)
         except OverLimit as refusal:
             log.info("decision=%s expert %r is not asked: %s", self._name, expert, refusal)
+            if refusal.expert is None:
+                self.refusal = refusal
             return False
         return True
 

@@ -249,6 +249,8 @@ async def _answered(
         served = await until_gone(asking, request.receive)
     except PoolError as error:
         _note(exchange, error.attempts, call, service)
+        if exchange.bill is not None and exchange.bill.refusal is not None:
+            raise exchange.bill.refusal from error
         raise
     except ClientGone:
         for asked, since in call.under_way:

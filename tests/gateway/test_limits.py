@@ -247,8 +247,10 @@ def test_a_failure_goes_to_no_dearer_expert_than_a_budget_has_room_for(alone: Wo
     # the small expert is expected to cost $0.0001, the large one $0.0016
     alone.small.always = upstream.refuses(500)
     gateway = alone.start(auth=keys(budget={"usd": 0.001, "per": "day"}))
-    with pytest.raises(openai.InternalServerError):
+    with pytest.raises(openai.RateLimitError) as refused:
         ask(client(gateway), "auto:cheap")
+    assert refused.value.code == "budget_exceeded"
+    assert refused.value.response.headers["x-pointsman-attempts"] == "1"
     assert not alone.large.requests
     settled(gateway)
     assert ask(client(gateway, "key-b"), "auto:cheap").headers["x-pointsman-expert"] == "large"
@@ -280,11 +282,14 @@ def test_a_caller_with_one_place_has_it_through_a_failover(alone: World) -> None
 
 
 def test_the_cheapest_that_fails_is_stood_in_for_where_the_budget_has_room(alone: World) -> None:
-    alone.small.always = upstream.refuses(500)
-    gateway = alone.start(
-        budget=[{"usd": 0.0012, "per": "day", "on_exhausted": "cheapest"}, {"usd": 1, "per": "month"}]
+    # the large expert, expected to cost $0.0016, is beyond the budget from the start; the middle one is not
+    alone.settings["experts"].insert(
+        1, expert("middle", alone.small.url, price={"input": 2, "output": 3}, tier="small")
     )
-    assert gateway.chat("auto:best").status_code == 502  # the large one is beyond the budget in any case
+    alone.small.script(upstream.refuses(500))
+    gateway = alone.start(budget={"usd": 0.001, "per": "day", "on_exhausted": "cheapest"})
+    answer = gateway.chat("auto:best")
+    assert answer.headers["x-pointsman-expert"] == "middle" and answer.headers["x-pointsman-attempts"] == "2"
     assert not alone.large.requests
 
 

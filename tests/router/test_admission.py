@@ -474,3 +474,31 @@ async def test_what_is_free_is_kept_from_nothing_by_a_budget(redis_process: Redi
         assert await ask(one, "a", cost_nano=9 * DOLLAR) is not None
         assert await ask(one, "b", cost_nano=DOLLAR // 10) is None
         assert await ask(one, "c", cost_nano=0) is not None
+
+
+async def test_a_budget_holds_where_dearer_experts_stand_in(redis_process: RedisProcess) -> None:
+    paid: list[int] = []
+    async with replicas(redis_process.url, 2, budget={"usd": 3, "per": "day"}) as running:
+
+        async def call(k: int) -> None:
+            one = running[k % 2]
+            first = await ask(one, str(k), cost_nano=DOLLAR // 1000)
+            if first is None:
+                return
+            dearer = one.beside(first, f"{k}+0", "y", 1, DOLLAR // 10)
+            try:
+                await one.admit(dearer)
+            except OverLimit:
+                one.settle(first, 1, 0)
+                return
+            paid.append(DOLLAR // 10)
+            one.settle(first, 1, paid[-1], own=(0, 0))
+            one.settle(dearer, 0, 0, own=(1, paid[-1]))
+
+        await asyncio.gather(*map(call, range(64)))
+        for k in range(64, 200):
+            await call(k)
+        await all_settled(*running)
+        # the last ten cents are kept: what the first expert holds is of a call under way
+        assert await spent(redis_process.url) == sum(paid) == 29 * DOLLAR // 10
+        assert await value(redis_process.url, "HGET", f"{PREFIX}cap:gateway:usd:day", "open") == b"0"
