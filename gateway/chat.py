@@ -8,6 +8,8 @@ import logging
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import orjson
@@ -15,13 +17,14 @@ import orjson
 from gateway.chat_request import ChatRequest, parse_chat
 from gateway.deciding import cached_or_decided, decision_json
 from gateway.decision_row import Outcome
-from gateway.errors import Failure, describe, failure, internal, stream_error
+from gateway.errors import Failure, describe, failure, internal, retry_after, stream_error
 from gateway.exchange import Exchange
+from gateway.held import as_events, whole_body
 from gateway.permission import permitted
-from gateway.reserving import Bill, reserve
+from gateway.reserving import Bill, expected
 from gateway.service import Service
 from gateway.turn import turn_of
-from gateway.wire import JSON, ClientGone, Headers, read_body, send_failure, until_gone
+from gateway.wire import JSON, ClientGone, Headers, patience_s, read_body, send_failure, until_gone
 from router.errors import (
     ExpertError,
     PointsmanError,
@@ -35,8 +38,6 @@ log = logging.getLogger("pointsman")
 SURFACE = "chat/completions"
 Parse = Callable[[bytes, Sequence[tuple[bytes, bytes]], Sequence[str]], ChatRequest]
 Prepare = Callable[[bytes, str], Awaitable[None]]
-LEAST_PATIENCE_S = 1.0
-MARGIN_S = 0.5  # taken off the client's own read timeout, so that our answer comes before it gives up
 _EVENTS: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
 
@@ -89,7 +90,7 @@ class Chat:
         finally:
             exchange.over()
             if exchange.bill is not None:
-                exchange.bill.settle(service)
+                exchange.bill.settle(service.pace)
             if exchange.outcome is not None:
                 self._remember(exchange, exchange.outcome)
             service.metrics.in_flight.dec()
@@ -102,6 +103,8 @@ class Chat:
             request = await service.guarding.before(request)
         exchange.wishes = request.wishes
         exchange.wants_stream = request.stream
+        exchange.held = request.stream and service.guarding is not None and service.guarding.holds_streams
+        streaming = request.stream and not exchange.held
         exchange.most_tokens, exchange.answers = request.max_output_tokens, request.answers
         if service.decisions is not None:
             exchange.outcome = Outcome(request)
@@ -112,24 +115,27 @@ class Chat:
             await self._again(exchange, exchange.cache.chosen.body, send)
             return
         if service.admission is not None:
-            exchange.bill = Bill()
-            decision = await reserve(service, exchange.bill, request, decision, exchange.caller)
-            exchange.decision = decision
+            expect = partial(expected, service, request, decision)
+            exchange.bill = Bill(service.admission, decision.id, exchange.caller, expect)
+            order = await exchange.bill.reserve(decision.order, routed=request.expert is None)
+            if order != decision.order:
+                exchange.decision = decision = replace(decision, order=order)
         call = Call(
             surface=SURFACE,
-            body=request.body,
-            deadline=asyncio.get_running_loop().time() + self._patience_s(headers),
+            body=whole_body(request.body) if exchange.held else request.body,
+            deadline=asyncio.get_running_loop().time() + patience_s(headers, service.settings.limits.timeout_s),
             request_id=exchange.request_id,
             input_tokens=request.input_tokens,
             include_usage=request.include_usage,
             moves_on_refusal=request.wishes.fallback,
+            admits=None if exchange.bill is None else exchange.bill.admits,
         )
         exchange.call = call
         exchange.under_way = self._begun(request, decision.order[0], exchange.payer)
         asked = time.perf_counter()
         limit = service.settings.limits.attempts
         try:
-            served = await service.pool.ask(call, decision.order, attempts=limit, streaming=request.stream)
+            served = await service.pool.ask(call, decision.order, attempts=limit, streaming=streaming)
         except PoolError as error:
             self._note(exchange, error.attempts, call)
             raise
@@ -152,7 +158,7 @@ class Chat:
             await self._stream(exchange, request, served, served.stream, send)
         else:
             assert served.answer is not None
-            await self._whole(exchange, served, served.answer, send)
+            await self._whole(exchange, request, served, served.answer, send)
 
     def _begun(self, request: ChatRequest, expert: str, payer: Payer) -> Callable[[], None] | None:
         service = self._service
@@ -199,27 +205,15 @@ class Chat:
         service = self._service
         load, spec = service.ledger.load(expert), service.pool.experts[expert].spec
         writing_s = max(waited_s - (load.ttft_s or spec.ttft_s), 0.0)
-        written = 0 if exchange.wants_stream else int(writing_s / (load.token_s or spec.token_s))
+        written = (
+            0 if exchange.wants_stream and not exchange.held else int(writing_s / (load.token_s or spec.token_s))
+        )
         most = service.router.expected_length(expert, exchange.most_tokens)
         usage = Usage(call.input_tokens, exchange.answers * min(written, round(most)), estimated=True)
         cost_nano = service.meter(
             expert, usage, exchange.payer, ok=ok, ttft_s=waited_s, took_s=waited_s, streamed=False
         )
         exchange.spent(expert, usage, cost_nano)
-
-    def _patience_s(self, headers: Headers) -> float:
-        """How long all attempts together may take: our limit, or the client's own read timeout if that is less."""
-        patience = self._service.settings.limits.timeout_s
-        for name, value in headers:
-            if name == b"x-stainless-read-timeout":
-                try:
-                    theirs = float(value)
-                except ValueError:
-                    continue
-                if theirs > 0:
-                    theirs = max(theirs, LEAST_PATIENCE_S)
-                    patience = min(patience, max(theirs - MARGIN_S, theirs / 2))
-        return patience
 
     def _note(self, exchange: Exchange, attempts: list[Attempt], call: Call) -> None:
         exchange.attempts = attempts
@@ -232,7 +226,9 @@ class Chat:
             else:
                 self._service.missed(attempt.expert, attempt.failure.kind, exchange.payer, blamed=attempt.blamed)
 
-    async def _whole(self, exchange: Exchange, served: Served, answer: Answer, send: Any) -> None:
+    async def _whole(
+        self, exchange: Exchange, request: ChatRequest, served: Served, answer: Answer, send: Any
+    ) -> None:
         cost_nano = self._service.meter(
             served.expert,
             answer.usage,
@@ -248,12 +244,19 @@ class Chat:
             body = await self._service.guarding.after(body)
         if exchange.outcome is not None:
             exchange.outcome.ended = "ok"
-        if exchange.cache is not None:
-            exchange.cache.keep(served.expert, body)
-        body = self._explained(exchange, body, served.expert)
+        kind = _EVENTS
+        if exchange.held:
+            body = as_events(body, include_usage=request.include_usage, cost_usd=cost_nano / 1e9)
+            if exchange.cache is not None:
+                exchange.cache.heard(body)
+                exchange.cache.keep_stream(served.expert)
+        else:
+            if exchange.cache is not None:
+                exchange.cache.keep(served.expert, body)
+            body = self._explained(exchange, body, served.expert)
+            kind = [JSON, (b"content-length", b"%d" % len(body))]
         headers = [
-            JSON,
-            (b"content-length", b"%d" % len(body)),
+            *kind,
             *exchange.headers(),
             *exchange.routed(served.expert, cost_nano),
             *exchange.passed_on(answer.headers),
@@ -355,7 +358,7 @@ class Chat:
         if exchange.streaming:
             await send({"type": "http.response.body", "body": b"data: " + answer.body + b"\n\n"})
         else:
-            answer.headers.append((b"retry-after", b"1"))
+            answer.headers.extend(retry_after(1.0))
             self._bill_unheard(exchange)
             await send_failure(answer, exchange.headers(), send)
 

@@ -63,6 +63,8 @@ _TYPES = {
     422: "invalid_request_error",
     429: "rate_limit_error",
 }
+#: OpenAI's codes, for upstreams that say the same in words alone.
+_PASSED_CODES = {"context_length": "context_length_exceeded", "content_filter": "content_filter"}
 _NO_RETRY = (b"x-should-retry", b"false")
 
 
@@ -82,17 +84,17 @@ def describe(error: PointsmanError | PoolError) -> Failure:
         return failure(401, str(error), code="invalid_api_key")
     if isinstance(error, NoHealthyExpert):
         answer = failure(503, str(error), code="no_healthy_expert")
-        answer.headers.extend(_retry_after(error.retry_after_s))
+        answer.headers.extend(retry_after(error.retry_after_s))
         return answer
     if isinstance(error, OverLimit):
         return _over_limit(error)
     if isinstance(error, StoreAway):
         answer = failure(503, str(error), code="store_unavailable")
-        answer.headers.extend(_retry_after(1.0))
+        answer.headers.extend(retry_after(1.0))
         return answer
     if isinstance(error, KeysUnknown | LedgerError):
         answer = failure(503, str(error), code="ledger_unavailable")
-        answer.headers.extend(_retry_after(1.0))
+        answer.headers.extend(retry_after(1.0))
         return answer
     return internal()
 
@@ -102,7 +104,7 @@ def _over_limit(error: OverLimit) -> Failure:
         body = {"message": str(error), "type": "insufficient_quota", "param": None, "code": "budget_exceeded"}
         return Failure(429, orjson.dumps({"error": body}), [_NO_RETRY])
     answer = failure(429, str(error), code="rate_limit_exceeded")
-    answer.headers.extend([_NO_RETRY] if error.retry_after_s is None else _retry_after(error.retry_after_s))
+    answer.headers.extend([_NO_RETRY] if error.retry_after_s is None else retry_after(error.retry_after_s))
     return answer
 
 
@@ -130,11 +132,11 @@ def _refused(error: ExpertError, *, retried: bool) -> Failure:
     if error.kind == "rate_limit":
         answer = failure(429, f"{error}; its provider limits the rate", code="rate_limit_exceeded")
         if not retried:
-            answer.headers.extend(_retry_after(error.retry_after_s or 1.0))
+            answer.headers.extend(retry_after(error.retry_after_s or 1.0))
     elif error.kind == "busy":
         answer = failure(503, str(error), code="expert_busy")
         if not retried:
-            answer.headers.extend(_retry_after(1.0))
+            answer.headers.extend(retry_after(1.0))
     elif error.kind == "timeout":
         answer = failure(504, str(error), code="expert_timeout")
     elif error.kind == "auth":
@@ -151,7 +153,7 @@ def _refused(error: ExpertError, *, retried: bool) -> Failure:
 def _passed_through(error: ExpertError) -> Failure:
     """The upstream's own words: the fault is the caller's. Its fields are kept, the four of ours made sure."""
     status = error.status if error.status is not None and 400 <= error.status < 500 else 400
-    answer = failure(status, str(error), code=error.kind if error.kind != "caller" else None)
+    answer = failure(status, str(error), code=_PASSED_CODES.get(error.kind))
     try:
         body = orjson.loads(error.body or b"")
     except orjson.JSONDecodeError:
@@ -165,13 +167,15 @@ def _passed_through(error: ExpertError) -> Failure:
     if not isinstance(sent, dict):
         return answer
     ours: dict[str, Any] = orjson.loads(answer.body)["error"]
+    if ours["code"] is not None and not isinstance(sent.get("code"), str):
+        sent = {**sent, "code": ours["code"]}
     try:
         return Failure(status, orjson.dumps({"error": ours | sent}))
     except orjson.JSONEncodeError:  # nested deeper than can be written
         return answer
 
 
-def _retry_after(seconds: float) -> list[tuple[bytes, bytes]]:
+def retry_after(seconds: float) -> list[tuple[bytes, bytes]]:
     return [
         (b"retry-after", b"%d" % max(math.ceil(seconds), 1)),
         (b"retry-after-ms", b"%d" % math.ceil(seconds * 1000)),

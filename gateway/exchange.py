@@ -31,6 +31,7 @@ class Exchange:
         "call",
         "caller",
         "decision",
+        "held",
         "key",
         "most_tokens",
         "outcome",
@@ -60,6 +61,7 @@ class Exchange:
         self.streaming = False  # the head of a stream is sent: what fails from now on is an event
         self.upstream_s = 0.0
         self.wants_stream = False
+        self.held = False  # its stream is made of a whole answer, once guards have seen that
         self.started = False  # an answer's first byte is on its way
         self.most_tokens: int | None = None  # of each of the `answers` that are asked for
         self.answers = 1

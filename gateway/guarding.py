@@ -28,6 +28,11 @@ class Guarding:
     def __init__(self, settings: Sequence[GuardSettings], experts: Sequence[ExpertSpec]) -> None:
         self._guards = [(one.kind, load_guard(one, experts)) for one in settings]
         self._readers = [(kind, guard) for kind, guard in self._guards if guard.reads_answers]
+        #: Streams are held until their answers are whole and looked at.
+        self.holds_streams = any(
+            guard.reads_answers and one.streams == "hold"
+            for one, (_, guard) in zip(settings, self._guards, strict=True)
+        )
         self._refuses_streams = [
             one.kind
             for one, (_, guard) in zip(settings, self._guards, strict=True)
@@ -63,17 +68,17 @@ class Guarding:
                 request = replace(request, body=verdict.body, texts=read_texts(verdict.body["input"]))
         return request, order
 
-    async def before_rerank(self, request: RerankRequest) -> RerankRequest:
+    async def before_rerank(self, request: RerankRequest, order: list[str]) -> tuple[RerankRequest, list[str]]:
         """As `before_embedding`, of query and documents."""
         for kind, guard in self._guards:
             texts = {"input": [request.query, *request.texts]}
             verdict = await _asked(guard.before, texts, 4 * request.input_tokens)
-            _left([] if request.expert is None else [request.expert], verdict, kind)
+            order = _left(order, verdict, kind)
             if verdict.body is not None:
                 query, *documents = verdict.body["input"]
                 body = {**request.body, "query": query, "documents": documents}
                 request = replace(request, body=body, query=query, texts=documents)
-        return request
+        return request, order
 
     async def after(self, answer: bytes) -> bytes:
         """The body of a whole answer as the guards let it out. Raises `Blocked`."""

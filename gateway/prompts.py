@@ -4,11 +4,15 @@ So every prompt is routed, limited, metered and logged by itself; `x-pointsman-c
 Choices are numbered across prompts, `n` for each. Streams are interleaved as they come, from when all have begun:
 until then a failure is an answer with its status. Where one prompt fails the others are given up: they were asked
 together. What they had cost by then stays billed.
+
+Where a concurrency limit leaves room for fewer than there are, the others wait their turn: a limit of one refuses
+no request of two prompts. A stream then begins with the first of them; what fails later is an event, and the
+headers tell of those that had begun.
 """
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import orjson
@@ -21,6 +25,7 @@ from gateway.service import Service
 from gateway.translation import Translated
 from gateway.wire import Headers, send_failure
 from router.errors import InvalidRequest, PointsmanError
+from router.ledger.caps import Cap
 
 PROMPTS_MOST = 32
 DONE = b"data: [DONE]\n\n"
@@ -40,7 +45,7 @@ class Prompts:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         try:
-            self._service.keyring.caller(scope["headers"])
+            caller = self._service.keyring.caller(scope["headers"]).name
         except PointsmanError:
             await self._one(scope, receive, send)
             return
@@ -57,26 +62,47 @@ class Prompts:
             return
         headers = [header for header in scope["headers"] if header[0] not in (b"content-length", b"x-request-id")]
         headers.append((b"x-request-id", Exchange(scope["headers"]).request_id.encode()))
-        together = Together(bodies, send)
+        at_once = min(self._room(caller, bodies[0].get("model")), len(bodies))
+        together, turns = Together(bodies, send, at_once), asyncio.Semaphore(at_once)
+
+        async def ask(part: _Part) -> None:
+            async with turns:
+                if not together.given_up.is_set():
+                    await self._one({**scope, "headers": headers}, part.receive, part.send)
+
         watcher = asyncio.create_task(together.watch(receive))
         try:
             async with asyncio.TaskGroup() as group:
                 for part in together.parts:
-                    group.create_task(self._one({**scope, "headers": headers}, part.receive, part.send))
+                    group.create_task(ask(part))
         except asyncio.CancelledError:
             pass  # the gateway stops: every part was told so, and the caller is
         finally:
             watcher.cancel()
         await together.end()
 
+    def _room(self, caller: str, model: Any) -> int:
+        """How many requests at once the limits leave to a caller whom nobody else is beside."""
+        if self._service.admission is None:
+            return PROMPTS_MOST
+        caps, experts = self._service.admission.caps, self._service.chat_experts
+        theirs = [_places(caps.of_expert(name)) for name in ([model] if model in experts else experts)]
+        return min(_places(caps.of_caller(caller)), max(theirs))  # one that has no room is passed over
+
+
+def _places(caps: Iterable[Cap]) -> int:
+    return min((cap.limit for cap in caps if cap.what == "concurrency"), default=PROMPTS_MOST)
+
 
 class Together:
     """The answers to several prompts on their way to one caller."""
 
-    def __init__(self, bodies: Sequence[dict[str, Any]], send: Any) -> None:
+    def __init__(self, bodies: Sequence[dict[str, Any]], send: Any, at_once: int) -> None:
+        """`at_once` of them are asked at the same time."""
+        self._at_once = at_once
         self.parts = [_Part(self, i, body) for i, body in enumerate(bodies)]
         self.given_up = asyncio.Event()
-        self.begun = asyncio.Event()  # all streams have
+        self.begun = asyncio.Event()  # all streams have that could
         self._send = send
         self._failed: _Part | None = None
         self._gone = False
@@ -97,8 +123,8 @@ class Together:
         self.given_up.set()
 
     async def started(self) -> None:
-        """One more answer has begun; waits for all the others."""
-        if all(part.status == 200 for part in self.parts):
+        """One more answer has begun; waits for all the others that are asked at the same time."""
+        if sum(part.status == 200 for part in self.parts) >= self._at_once:
             if not self._sent:
                 self._sent = True
                 await self._send({"type": "http.response.start", "status": 200, "headers": self._headers()})
@@ -143,8 +169,10 @@ class Together:
         if self._gone:
             return
         if self._sent:  # streams
-            last = b"" if self._last is None else b"data: " + orjson.dumps(self._last) + b"\n\n"
-            rest = b"" if self._failed is not None else last + DONE
+            rest = b"" if self._last is None else b"data: " + orjson.dumps(self._last) + b"\n\n"
+            rest += DONE
+            if self._failed is not None:  # one that had begun has said so itself
+                rest = b"" if self._failed.status == 200 else self._failed.event()
             await self._send({"type": "http.response.body", "body": rest})
             return
         if self._failed is not None:
@@ -158,7 +186,7 @@ class Together:
         await self._send({"type": "http.response.body", "body": body})
 
     def _headers(self) -> Headers:
-        return merged([part.headers for part in self.parts])
+        return merged([part.headers for part in self.parts if part.status])
 
 
 class _Part:
@@ -178,6 +206,10 @@ class _Part:
     def number_of(self, index: int) -> int:
         """Of a choice among those of all prompts; what an upstream counts beyond its own is its last."""
         return self.first + min(max(index, 0), self.choices - 1)
+
+    def event(self) -> bytes:
+        """Its whole answer, an error, as an event of the stream that the others are in."""
+        return b"data: " + b"".join(self.body) + b"\n\n"
 
     async def receive(self) -> dict[str, Any]:
         if self._data is not None:

@@ -26,6 +26,7 @@ class RerankRequest:
 
     body: dict[str, Any]
     expert: str | None
+    routed: bool  # the caller left the choice to us
     query: str
     texts: list[str]
     top_n: int
@@ -39,7 +40,8 @@ def parse_rerank(data: bytes, experts: tuple[str, ...], local: str | None) -> Re
     body.pop("routing", None)
     names = experts if local is None else (*experts, local)
     model = body.get("model", "auto")
-    if model == "auto" and names:
+    routed = model == "auto"
+    if routed and names:
         model = names[0]
     if not isinstance(model, str) or model not in names:
         there = ", ".join(("auto", *names)) if names else "none"
@@ -59,6 +61,7 @@ def parse_rerank(data: bytes, experts: tuple[str, ...], local: str | None) -> Re
     return RerankRequest(
         body=body,
         expert=None if model == local else model,
+        routed=routed,
         query=query,
         texts=texts,
         top_n=min(top_n or len(texts), len(texts)),

@@ -243,6 +243,11 @@ class Service:
             ),
         )
 
+    def rerankers(self, allowed: Collection[str] | None) -> list[str]:
+        """Rerank experts that the key may use (`allowed`), those that rest after failures last."""
+        names = [name for name in self.rerank_experts if allowed is None or name in allowed]
+        return sorted(names, key=lambda name: self.pool.resting_s(name) > 0)
+
     def _kept(self, name: str, given: Any, make: Callable[[Any], T]) -> T:
         """The part `name`, made of the settings `given`: the one before's where that is made of the same."""
         self._made_of[name] = given

@@ -2,7 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
 import orjson
@@ -19,7 +21,7 @@ from gateway.rerank import parse_rerank, rerank_locally
 from gateway.reserving import Bill
 from gateway.service import Service
 from gateway.turn import turn_of
-from gateway.wire import ClientGone, read_body, until_gone
+from gateway.wire import ClientGone, patience_s, read_body, until_gone
 from router.errors import UnknownModel
 from router.experts.base import Call
 from router.experts.pool import Attempt, PoolError
@@ -164,10 +166,8 @@ async def embeddings(body: Body, request: Request, service: In, exchange: Known)
         parsed, order = await service.guarding.before_embedding(parsed, order)
     if parsed.expert is None:
         assert encoder is not None
-        vectors = await encode_locally(parsed, encoder)
-        service.metrics.answered(SURFACE, encoder.name, 200)
-        return answer(vectors, exchange)
-    timeout_s = service.settings.limits.timeout_s
+        return await _encoded(SURFACE, parsed.input_tokens, encode_locally(parsed, encoder), service, exchange)
+    timeout_s = patience_s(request.headers.raw, service.settings.limits.timeout_s)
     call = call_of(SURFACE, parsed.body, parsed.input_tokens, timeout_s, exchange.request_id)
     return await _asked(order, call, service, exchange, request)
 
@@ -177,35 +177,63 @@ async def rerank(body: Body, request: Request, service: In, exchange: Known) -> 
     """Documents by their relevance to a query, from a rerank expert or by the local encoder's cosine."""
     encoder = service.encoder
     parsed = parse_rerank(body, service.rerank_experts, encoder.name if encoder is not None else None)
-    if exchange.key is not None:
+    order = [] if parsed.expert is None else [parsed.expert]
+    if order and parsed.routed:
+        order = service.rerankers(None if exchange.key is None else exchange.key.models)
+    if exchange.key is not None and not (parsed.routed and order):
         permit_model(exchange.key, parsed.expert or (encoder.name if encoder is not None else ""))
     if service.guarding is not None:
-        parsed = await service.guarding.before_rerank(parsed)
+        parsed, order = await service.guarding.before_rerank(parsed, order)
     if parsed.expert is None:
         assert encoder is not None
-        ranked = await rerank_locally(parsed, encoder)
-        service.metrics.answered(RERANK, encoder.name, 200)
-        return answer(ranked, exchange)
-    timeout_s = service.settings.limits.timeout_s
+        return await _encoded(RERANK, parsed.input_tokens, rerank_locally(parsed, encoder), service, exchange)
+    timeout_s = patience_s(request.headers.raw, service.settings.limits.timeout_s)
     call = call_of(RERANK, parsed.body, parsed.input_tokens, timeout_s, exchange.request_id)
-    return await _asked([parsed.expert], call, service, exchange, request)
+    return await _asked(order, call, service, exchange, request)
+
+
+async def _encoded(
+    surface: str, tokens: int, work: Coroutine[Any, Any, bytes], service: Service, exchange: Exchange
+) -> Response:
+    """The answer of the gateway's own encoder, within the caller's limits. It costs nothing."""
+    assert service.encoder is not None
+    name = service.encoder.name
+    try:
+        if service.admission is not None:
+            exchange.bill = Bill(service.admission, callers_choice(name).id, exchange.caller, lambda _: (tokens, 0))
+            await exchange.bill.reserve([name], routed=False)
+        body = await work
+        if exchange.bill is not None:
+            exchange.bill.add(name, Usage(tokens), 0)
+    finally:
+        work.close()
+        if exchange.bill is not None:
+            exchange.bill.settle()
+    service.metrics.answered(surface, name, 200)
+    return answer(body, exchange)
 
 
 async def _asked(order: list[str], call: Call, service: Service, exchange: Exchange, request: Request) -> Response:
     """The answer of the first expert that gives one to a call that has input alone, within the limits."""
-    expert = order[0]
-    exchange.decision = callers_choice(expert)
+    exchange.decision = callers_choice(order[0])
     if service.admission is not None:
-        exchange.bill = Bill()
-        tokens = call.input_tokens
-        spec = service.pool.experts[expert].spec
-        cost_nano = spec.price.cost_nano(Usage(tokens), service.ledger.load(expert).ttft_s or spec.ttft_s)
-        await exchange.bill.reserve(service, exchange.decision.id, exchange.caller, expert, tokens, cost_nano)
+        expect = partial(_expected, service, call.input_tokens)
+        exchange.bill = Bill(service.admission, exchange.decision.id, exchange.caller, expect)
     try:
+        if exchange.bill is not None:
+            order = [*await exchange.bill.reserve(order, routed=len(order) > 1)]
+            exchange.decision = replace(exchange.decision, order=tuple(order))
+            call.admits = exchange.bill.admits
         return await _answered(order, call, service, exchange, request)
     finally:
         if exchange.bill is not None:
-            exchange.bill.settle(service)
+            exchange.bill.settle()
+
+
+def _expected(service: Service, tokens: int, expert: str) -> tuple[int, int]:
+    """Tokens and nano-dollars that a call of an expert is expected to take that has input alone."""
+    spec = service.pool.experts[expert].spec
+    return tokens, spec.price.cost_nano(Usage(tokens), service.ledger.load(expert).ttft_s or spec.ttft_s)
 
 
 async def _answered(

@@ -1,7 +1,7 @@
 """The caller's end of an ASGI connection: the body that comes in, the error that goes out, the hanging up."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 from gateway.errors import Failure
@@ -10,6 +10,8 @@ from router.errors import BodyTooLarge, InvalidRequest
 T = TypeVar("T")
 Headers = list[tuple[bytes, bytes]]
 JSON = (b"content-type", b"application/json")
+LEAST_PATIENCE_S = 1.0
+MARGIN_S = 0.5  # taken off the client's own read timeout, so that our answer comes before it gives up
 
 
 class ClientGone(Exception):
@@ -38,6 +40,20 @@ async def until_gone(work: Coroutine[Any, Any, T], receive: Any) -> T:
         raise
     finally:
         watcher.cancel()
+
+
+def patience_s(headers: Sequence[tuple[bytes, bytes]], limit_s: float) -> float:
+    """How long all attempts together may take: our limit, or the client's own read timeout if that is less."""
+    for name, value in headers:
+        if name == b"x-stainless-read-timeout":
+            try:
+                theirs_s = float(value)
+            except ValueError:
+                continue
+            if theirs_s > 0:
+                theirs_s = max(theirs_s, LEAST_PATIENCE_S)
+                limit_s = min(limit_s, max(theirs_s - MARGIN_S, theirs_s / 2))
+    return limit_s
 
 
 async def send_failure(failure: Failure, headers: Headers, send: Any) -> None:

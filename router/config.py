@@ -79,6 +79,8 @@ class LedgerSettings(Section):
 
     url: Annotated[str, AfterValidator(_ledger_url)] = "embedded"
     password: Secret | None = None
+    sentinel_user: str | None = Field(None, min_length=1, description="of the Sentinels, where they have users")
+    sentinel_password: Secret | None = Field(None, description="of the Sentinels; `password` is the server's own")
     data_dir: Path | None = Field(None, description="of the embedded server; default: the user's data directory")
     spool_dir: Path | None = Field(
         None, description="what is owed while Redis is away; default: the data directory"
@@ -87,6 +89,14 @@ class LedgerSettings(Section):
     flush_ms: float = Field(5.0, ge=1, le=1000)
     accounts_days: int = Field(400, ge=1, le=3660, description="how long it is kept what each key has spent a day")
     wait_ms: float = Field(5.0, gt=0, le=1000, description="for limits and budgets; then from memory")
+
+    @model_validator(mode="after")
+    def _asks_sentinels(self) -> "LedgerSettings":
+        if self.sentinel_user is not None and self.sentinel_password is None:
+            raise ValueError("sentinel_user: give `sentinel_password` too")
+        if self.sentinel_password is not None and "+sentinel://" not in self.url:
+            raise ValueError("sentinel_password: the url names no Sentinels (redis+sentinel://HOST:PORT/SERVICE)")
+        return self
 
 
 class ResponseSettings(Section):
@@ -175,12 +185,14 @@ class LimitSettings(RateSettings):
 
 
 class GuardSettings(BaseModel):
-    """One guard; all other keys are its own. `streams`: whether they pass one that looks at whole answers."""
+    """One guard; all other keys are its own. `streams`: what becomes of them where it looks at whole answers: they
+    are held until it has, are refused, or pass unseen.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     kind: Name
-    streams: Literal["pass", "refuse"] = "pass"
+    streams: Literal["hold", "refuse", "pass"] = "hold"
 
     def arguments(self) -> dict[str, Any]:
         return dict(self.model_extra or {})

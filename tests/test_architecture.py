@@ -50,7 +50,7 @@ BASE = {
     "router/guards": {"base"},
     "router/ledger": {"embedded", "outbox", "script", "store", "caps", "caps_script", "share", "spool",
         "pipe", "claim", "journal", "settlements", "under_way", "account", "answers", "located",
-        "refusal", "reservation", "spares", "decision_rows", "decision_stream",
+        "refusal", "reservation", "spares", "orphan", "decision_rows", "decision_stream",
     },
     "policies": set(),
     "training": {
@@ -73,7 +73,7 @@ BASE = {
         "preview", "doctor", "app", "server", "translation", "fields", "completions", "stored", "anthropic_request",
         "anthropic_answer", "messages", "response_store", "responses_request", "responses_answer",
         "responses_stream", "responses", "caching", "semantic", "prompts", "counting", "rerank",
-        "exchange", "deciding", "openapi",
+        "exchange", "held", "deciding", "openapi",
     },
 }  # fmt: skip
 #: Costs seconds or is an extra: imported by the function that needs it, never at the top of a module.

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Hashable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ class Call:
     input_tokens: int = 0  # our estimate, for usage that the expert does not report
     include_usage: bool = False  # the caller asked for usage in the stream
     moves_on_refusal: bool = False  # the caller allows another expert where one's content filter refused
+    admits: Callable[[str], Awaitable[bool]] | None = None  # whether limits let one beside the first be asked
     first_byte_by: float = math.inf  # when this attempt's time is up; the pool writes it before each
     # who is being asked and since when: what a caller who leaves has to pay for; the pool writes it
     under_way: list[tuple[str, float]] = field(default_factory=list)

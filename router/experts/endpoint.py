@@ -12,12 +12,21 @@ from router.config_experts import EndpointSettings
 from router.errors import ConfigError, ExpertError, FailureKind, InvalidRequest
 from router.experts.base import Answer, Call, Expert, Stream
 from router.experts.http import Exchange, Origin, TransportError
+from router.experts.retries import retry_after_s
 from router.experts.sse import HELD_BYTES, Rewriter, StreamError, has_content
 from router.experts.usage import believed, input_usage_body, usage_body
 from router.types import ExpertSpec, Usage
 
 #: The list that an answer must hold, by surface.
 PROMISED = {"chat/completions": "choices", "embeddings": "data", "rerank": "results"}
+#: How servers without OpenAI's code say that a prompt is too long: vLLM, SGLang and Together, llama.cpp, TGI,
+#: Ollama, Gemini, Anthropic, xAI, Bedrock.
+_TOO_LONG = re.compile(
+    rb"maximum (?:context|model|prompt) length|longer than the model.{1,8} context length|available context size"
+    rb"|`max_new_tokens` must be <=|max context length|maximum number of tokens allowed|prompt is too long"
+    rb"|exceeds? (?:the )?context (?:window|limit)|input is too long for requested model",
+    re.IGNORECASE,
+)
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 
@@ -269,7 +278,7 @@ def refusal(status: int, body: bytes) -> FailureKind:
     if status < 400:
         return "garbage"
     code = _error_code(body)
-    if code == "context_length_exceeded" or b"maximum context length" in body[:4096]:
+    if code == "context_length_exceeded" or _TOO_LONG.search(body, 0, 4096):
         return "context_length"
     if code in ("content_filter", "content_policy_violation"):
         return "content_filter"
@@ -294,14 +303,11 @@ def _status_of(error: dict[str, Any]) -> int:
 
 
 def _retry_after_s(headers: dict[bytes, bytes]) -> float | None:
-    try:
-        if b"retry-after-ms" in headers:
-            seconds = float(headers[b"retry-after-ms"]) / 1000
-        else:
-            seconds = float(headers[b"retry-after"])
-    except (KeyError, ValueError):
-        return None
-    return min(seconds, 86_400.0) if seconds >= 0 else None
+    plain, milliseconds = (
+        None if (said := headers.get(name)) is None else said.decode("latin-1")
+        for name in (b"retry-after", b"retry-after-ms")
+    )
+    return retry_after_s(plain, milliseconds)
 
 
 def _limit_headers(headers: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:

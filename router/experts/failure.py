@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from router.errors import ExpertError, FailureKind
+from router.experts.retries import retry_after_s
 
 #: By the name of litellm's exception class, since the classes need its import.
 _KINDS: Mapping[str, FailureKind] = {
@@ -144,9 +145,4 @@ def _retry_after_s(error: Exception) -> float | None:
     headers = getattr(error, "litellm_response_headers", None)
     if not isinstance(headers, Mapping):
         return None
-    for name, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        try:
-            return float(headers[name]) * scale
-        except (KeyError, ValueError):
-            continue
-    return None
+    return retry_after_s(headers.get("retry-after"), headers.get("retry-after-ms"))

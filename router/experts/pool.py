@@ -67,6 +67,15 @@ class Asking:
     needed_context: int = 0
     again: bool = False  # all have been asked before
     hedging: bool = False  # the next attempt runs beside one that is under way; it is paid for
+    admitted: dict[str, bool] = field(default_factory=dict)  # by expert, whether limits let it be asked
+
+    async def admits(self, name: str) -> bool:
+        """Whether limits let the expert be asked; of the first of the order they were asked before."""
+        if self.call.admits is None:
+            return True
+        if name not in self.admitted:
+            self.admitted[name] = await self.call.admits(name)
+        return self.admitted[name]
 
 
 class Pool:
@@ -190,11 +199,12 @@ class Pool:
         """Asks the experts of `order`, at most `attempts` of them, until one answers or its stream has begun.
 
         While others are left to be asked, an attempt gets half of the time that is left, so that one that hangs
-        cannot spend it all. After a prompt that was too long, only experts with a larger context are asked.
+        cannot spend it all. After a prompt that was too long, only experts with a larger context are asked; those
+        that limits (`Call.admits`) refuse are passed over.
         Raises `PoolError` with the failure that says most: the first that is not a mere fault of transport, else
         the last.
         """
-        asking = Asking(call, order, attempts, streaming)
+        asking = Asking(call, order, attempts, streaming, admitted={order[0]: True})
         places = self._balancers[order[0]].places
         if len(places) == 1 and not self._patience:  # nearly always all there is to it
             asking.asked = 1
@@ -240,7 +250,6 @@ class Pool:
     def _candidates(self, asking: Asking) -> Iterator[tuple[Place, bool]]:
         """Whom to ask next, decided when asked for, and whether nobody is left after that one."""
         clock, made, asked = asyncio.get_running_loop().time, asking.made, asking.asked
-        final = min(asking.most, len(asking.order))
         for name in asking.order[asked:]:
             if self.experts[name].spec.context_tokens < asking.needed_context:
                 continue
@@ -253,8 +262,10 @@ class Pool:
             elif not budget.take(now):
                 continue
             asked += 1
+            last = asked == asking.most or name == asking.order[-1]
             if len(balancer.places) == 1:
-                yield balancer.places[0], asked == final
+                yield balancer.places[0], last
+                asked -= not asking.admitted.get(name, True)
                 continue
             tried: list[Place] = []
             place = balancer.choose(now)
@@ -262,7 +273,10 @@ class Pool:
                 tried.append(place)
                 before = len(made)
                 left = len(tried) < asking.most and balancer.others_left(now, tried)
-                yield place, asked == final and not left
+                yield place, last and not left
+                if not asking.admitted.get(name, True):
+                    asked -= 1
+                    break
                 failure = made[-1].failure if len(made) > before else None
                 now = clock()
                 if not left or now >= asking.call.deadline or not (failure is None or helps_elsewhere(failure)):
@@ -274,10 +288,12 @@ class Pool:
                 place = balancer.choose(now, tried)
 
     async def _attempt(self, asking: Asking, call: Call, place: Place, last: bool) -> Served | None:
-        """Asks one address. None where it failed, which the attempts then say."""
+        """Asks one address. None where it failed, which the attempts then say, or limits do not let it be asked."""
         loop = asyncio.get_running_loop()
         expert, health, made = place.expert, place.health, asking.made
         name = expert.spec.name
+        if not await asking.admits(name):
+            return None
         shared = expert.place != ""
         began, asked = loop.time(), time.perf_counter()
         mark = (name, began)

@@ -6,6 +6,8 @@ never made is no load and always allowed; so is another expert's first attempt.
 """
 
 import random
+import time
+from email.utils import parsedate_to_datetime
 
 from router.errors import ExpertError
 
@@ -18,6 +20,7 @@ LONGEST_PAUSE_S = 8.0
 #: What may be over in a moment; not our key, our URL, or an answer that is none.
 PASSING = frozenset({"connect", "cut", "server", "rate_limit"})
 LASTING_STATUSES = frozenset({404, 405, 501})
+LONGEST_TOLD_S = 86_400.0
 
 
 class RetryBudget:
@@ -52,6 +55,25 @@ class RetryBudget:
                 self._requests[gone % SLOTS] = self._repeats[gone % SLOTS] = 0
             self._at = at
         return at % SLOTS
+
+
+def retry_after_s(plain: str | None, milliseconds: str | None = None) -> float | None:
+    """What a server says of when to come back: `retry-after`, which is seconds or a date (RFC 9110, 10.2.3), or
+    `retry-after-ms`, which goes before it. None for neither, and for what says nothing.
+    """
+    for said, scale in ((milliseconds, 1e-3), (plain, 1.0)):
+        if said is None:
+            continue
+        try:
+            seconds = float(said) * scale
+        except ValueError:
+            try:
+                seconds = max(parsedate_to_datetime(said).timestamp() - time.time(), 0.0)
+            except (ValueError, OverflowError):
+                continue
+        if seconds >= 0:
+            return min(seconds, LONGEST_TOLD_S)
+    return None
 
 
 def pause_s(failures: list[ExpertError], rounds: int, left_s: float) -> float | None:

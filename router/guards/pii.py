@@ -50,7 +50,7 @@ class PersonalData(Guard):
     """`action`: `block` the request, `mask` what is found as `[email]`, or `route` it to experts that are `local`.
 
     `find` is what to look for. `region` (`US`, `DE`, ...) finds phone numbers without a country code, too.
-    `experts` may be routed to beside the local ones. `answers`: whole answers are looked at, too (not streams).
+    `experts` may be routed to beside the local ones. `answers`: answers are looked at, too, once they are whole.
     """
 
     def __init__(

@@ -45,6 +45,9 @@ REPLAYED_AT_ONCE = 256
 #: A timer that fires on a loop that was held up may come before an answer that is there is read.
 LATE_TURNS = 3
 
+#: The caller of what is reserved beside another reservation, for which no spares are made.
+NOBODY = ""
+
 log = logging.getLogger(__name__)
 
 
@@ -107,6 +110,17 @@ class Admission:
         caps = self.caps.of(caller, expert)
         return Reservation(name, caller, expert, caps, amounts_of(caps, tokens, cost_nano))
 
+    def beside(self, first: Reservation, name: str, expert: str, tokens: int, cost_nano: int) -> Reservation:
+        """What asking another expert takes beside what `first` holds: all of it under that expert's own caps, under
+        the caller's the tokens and dollars that it is expected to take more. It is settled with what is its own.
+        """
+        wanted = zip(first.caps, amounts_of(first.caps, tokens, cost_nano), first.amounts, strict=True)
+        more = [(cap, amount - had) for cap, amount, had in wanted if cap.expert is None and amount > had]
+        own = self.caps.of_expert(expert)
+        caps = (*(cap for cap, _ in more), *own)
+        amounts = (*(n for _, n in more), *amounts_of(own, tokens, cost_nano))
+        return Reservation(name, NOBODY, expert, caps, amounts)
+
     async def admit(self, reservation: Reservation) -> None:
         """Reserves under all caps, or raises `OverLimit` and reserves nothing. Then it is to be settled."""
         if not reservation.caps:
@@ -141,10 +155,14 @@ class Admission:
         self._hold(reservation)
         for cap, now_used in zip(reservation.caps, reservation.used, strict=True):
             self.shares[cap].tell(cap, now_used)
-        asyncio.get_running_loop().call_soon(self._spare_after, reservation)
+        if reservation.caller != NOBODY:
+            asyncio.get_running_loop().call_soon(self._spare_after, reservation)
 
-    def settle(self, reservation: Reservation, tokens: int, cost_nano: int, expert: str | None = None) -> None:
-        """The call is over and took this much; `expert` is who answered, if not the one it was reserved for.
+    def settle(
+        self, reservation: Reservation, tokens: int, cost_nano: int, own: tuple[int, int] | None = None
+    ) -> None:
+        """The call is over and took this much; `own` are the tokens and the cost of the reservation's own expert,
+        where others were asked too.
 
         Costs microseconds and never waits. A reservation that was refused or is settled is left alone.
         """
@@ -153,12 +171,11 @@ class Admission:
         caps, amounts = reservation.caps, amounts_of(reservation.caps, tokens, cost_nano)
         if not reservation.held:  # the caller left while Redis was asked: whatever it took is given back
             amounts = (0,) * len(caps)
-        elif expert is not None and expert != reservation.expert:
-            kept = [0 if cap.expert and cap.what != "requests" else n for cap, n in zip(caps, amounts, strict=True)]
-            others = tuple(cap for cap in self.caps.of_expert(expert) if cap.kind != "lease")
-            caps, amounts = caps + others, (*kept, *amounts_of(others, tokens, cost_nano))
+        elif own is not None:
+            of_expert = amounts_of(caps, *own)
+            amounts = tuple(e if cap.expert else n for cap, n, e in zip(caps, amounts, of_expert, strict=True))
         if reservation.held:
-            self._release(reservation, caps, amounts)
+            self._release(reservation, amounts)
         self._owe(reservation, caps, amounts)
 
     def _hold(self, reservation: Reservation) -> None:
@@ -167,11 +184,10 @@ class Admission:
         self.shares.take(reservation.caps, reservation.amounts)
         self._open[reservation.id] = reservation
 
-    def _release(self, reservation: Reservation, caps: tuple[Cap, ...], amounts: tuple[int, ...]) -> None:
+    def _release(self, reservation: Reservation, amounts: tuple[int, ...]) -> None:
         self._open.pop(reservation.id, None)
-        expected = (*reservation.amounts, *(0 for _ in caps[len(reservation.caps) :]))
         now = time.monotonic()
-        for cap, was, came in zip(caps, expected, amounts, strict=True):
+        for cap, was, came in zip(reservation.caps, reservation.amounts, amounts, strict=True):
             share = self.shares[cap]
             if cap.kind == "lease":
                 share.active -= 1

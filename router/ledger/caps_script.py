@@ -149,7 +149,7 @@ for number, cap in ipairs(caps) do
   if not known and cap.amount > 0 and cap.used + cap.amount > cap.limit then
     local wait = wait_of(cap)
     if not refused or wait == -1 or (longest ~= -1 and wait > longest) then refused, longest = number, wait end
-  elseif not known and not refused and cap.margin > 0 then
+  elseif not known and not refused and cap.margin > 0 and cap.amount > 0 then  -- what is free asks for no money
     if cap.open > 0 and cap.used + cap.amount + cap.margin * cap.open > cap.limit then
       refused, longest = number, -2
     end

@@ -26,7 +26,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,8 +35,9 @@ from router.ending import end
 from router.errors import LedgerError, PointsmanError
 from router.ledger.account import DAY_S, day_of
 from router.ledger.embedded import EmbeddedServer, default_data_dir
-from router.ledger.outbox import Batch, Outbox
-from router.ledger.spool import Orphan, Spool, spool_folder
+from router.ledger.orphan import batches_of
+from router.ledger.outbox import Outbox
+from router.ledger.spool import Spool, spool_folder
 from router.ledger.store import Forgotten, Store, Unreachable, answered, connect, masked
 from router.types import Entry, Load
 
@@ -205,7 +206,9 @@ class Ledger:
         settings = self._settings
         url = f"unix://{self._server.socket}" if self._server else settings.url
         password = settings.password.read("ledger.password") if settings.password else None
-        return connect(url, None if self._server else password)
+        sentinel = settings.sentinel_password
+        asking = None if sentinel is None else (settings.sentinel_user, sentinel.read("ledger.sentinel_password"))
+        return connect(url, None if self._server else password, asking)
 
     def _opened_spool(self) -> Spool | None:
         folder = self.spool_folder("calls")
@@ -353,7 +356,7 @@ class Ledger:
             for orphan in self._spool.orphans():
                 store = self._connect(orphan.replica)
                 try:
-                    batches = self._batches_of(orphan, await store.known())
+                    batches = batches_of(orphan, await store.known(), self._settings.half_life_s)
                     self._spool.adopt(orphan.replica, batches)
                     for batch in batches:
                         await store.write(batch, 0, max(time.time() - batch.made_at, 0.0))
@@ -370,21 +373,6 @@ class Ledger:
                     log.warning("ledger: a replica that is gone owed %d calls; they are written", entries)
         except OSError as error:
             log.warning("ledger: the spool cannot be read: %s", error.strerror)
-
-    def _batches_of(self, orphan: Orphan, known: int) -> list[Batch]:
-        """What Redis, which knows the replica's batches up to `known`, may not have."""
-        found = [batch for batch in orphan.batches if batch.number > known]
-        kept = {batch.number for batch in orphan.batches}
-        following = max([known, *kept, *(last for (_, last), _, _ in orphan.calls)]) + 1
-        boxes: dict[int, Outbox] = {}
-        for (first, last), at, entry in orphan.calls:
-            if last > known or not last:
-                # a batch that is kept may have been sent with more calls since: they make others of their own
-                own = following if not last or first in kept else first
-                boxes.setdefault(own, Outbox(self._settings.half_life_s)).add([entry], at, day_of(at))
-        for first, box in boxes.items():
-            found += [replace(batch, number=number) for number, batch in enumerate(box.all_owed(), first)]
-        return sorted(found, key=lambda batch: batch.number)
 
     def _writer_ended(self, task: asyncio.Task[None]) -> None:
         # our own bug, if at all: it must show in readiness, not only in asyncio's log

@@ -5,7 +5,8 @@
 
 with `rediss+` for TLS. All keys have one hash tag, so that one node has all of them and ordinary connections to it
 do. A new connection asks the hosts in turn where that is; one that hears that it is at the wrong server (a master
-that was demoted, a slot that has moved) ends, and the next one asks anew. Sentinels are asked without a password.
+that was demoted, a slot that has moved) ends, and the next one asks anew. Login and password in the URL are the
+server's; Sentinels have their own.
 """
 
 from collections.abc import Awaitable, Callable
@@ -18,8 +19,9 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
+from redis.exceptions import AuthenticationError, MovedError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as Unconnected
-from redis.exceptions import MovedError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as TimedOut
 
 Address = tuple[str, int]
 TAG = b"ledger"
@@ -63,8 +65,10 @@ def place_of(url: str) -> Place | None:
     )
 
 
-def pool_at(place: Place, password: str | None, options: dict[str, Any]) -> BlockingConnectionPool:
-    """Connections to wherever the server is when each is made."""
+def pool_at(
+    place: Place, password: str | None, options: dict[str, Any], sentinels: tuple[str | None, str] | None = None
+) -> BlockingConnectionPool:
+    """Connections to wherever the server is when each is made; `sentinels`: their user and password."""
     login: dict[str, Any] = {"username": place.username, "password": password or place.password}
     tls: dict[str, Any] = {"ssl": True} if place.secure else {}
     asking = tls | {
@@ -75,7 +79,8 @@ def pool_at(place: Place, password: str | None, options: dict[str, Any]) -> Bloc
 
     async def locate() -> Address:
         if place.kind == "sentinel":
-            return await _master(place, asking)
+            user, secret = sentinels or (None, None)
+            return await _master(place, asking | {"username": user, "password": secret})
         return await _keeper(place, login | asking)
 
     kind = _SecureLocated if place.secure else _Located
@@ -105,14 +110,27 @@ class _SecureLocated(_Located, SSLConnection):
 
 
 async def _master(place: Place, options: dict[str, Any]) -> Address:
-    """Raises redis-py's errors."""
+    """Raises redis-py's errors; that of a refused password only where no Sentinel knows the master."""
     sentinel: Any = Sentinel(list(place.hosts), sentinel_kwargs=options)  # type: ignore[no-untyped-call]
+    refused, failed = "", []
     try:
-        host, port = await sentinel.discover_master(place.service)
-        return host, int(port)
+        for one, (host, port) in zip(sentinel.sentinels, place.hosts, strict=True):
+            try:
+                state = (await one.sentinel_masters()).get(place.service)
+            except AuthenticationError as error:
+                refused = f"the Sentinel {host}:{port}: {error}; see ledger.sentinel_password"
+            except (Unconnected, TimedOut) as error:
+                failed.append(f"{host}:{port}: {error}")
+            else:
+                if state and sentinel.check_master_state(state, place.service):
+                    return state["ip"], int(state["port"])
+                failed.append(f"{host}:{port} knows of none")
     finally:
         for one in sentinel.sentinels:
             await one.aclose()
+    if refused:
+        raise AuthenticationError(refused)
+    raise Unconnected(f"no Sentinel says which server is the master of {place.service!r} ({'; '.join(failed)})")
 
 
 async def _keeper(place: Place, options: dict[str, Any]) -> Address:

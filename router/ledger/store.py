@@ -229,8 +229,11 @@ def _mean(total: bytes, weight: bytes) -> float | None:
     return float(total) / float(weight) if float(weight) > 0 else None
 
 
-def connect(url: str, password: str | None) -> "Redis":
-    """A client for the URL; nothing is sent yet. Raises `LedgerError` for a URL that is none."""
+def connect(url: str, password: str | None, asking: tuple[str | None, str] | None = None) -> "Redis":
+    """A client for the URL; nothing is sent yet. Raises `LedgerError` for a URL that is none.
+
+    `asking`: user and password of the Sentinels.
+    """
     from redis.asyncio import BlockingConnectionPool, Redis
     from redis.asyncio.connection import parse_url
     from redis.asyncio.retry import Retry
@@ -252,7 +255,7 @@ def connect(url: str, password: str | None) -> "Redis":
         if password is not None and holds_one:
             raise LedgerError(f"both ledger.password and ledger.url {masked(url)} hold a password; keep one")
         if place is not None:
-            return Redis.from_pool(pool_at(place, password, options))
+            return Redis.from_pool(pool_at(place, password, options, asking))
         options |= {"password": password} if password is not None else {}
         return Redis.from_pool(BlockingConnectionPool.from_url(url, **options))
     except (ValueError, TypeError):

@@ -148,6 +148,7 @@ def test_what_outlasts_the_drain_is_told_and_counted(start: Start, small: Upstre
     assert (answers[0].status_code, answers[0].json()["error"]["code"]) == (503, "stopping")
     assert "SIGTERM: stopping; requests under way: 1, for 1 s at most" in running.text
     assert running.text.endswith("stopped; still owed to Redis: nothing\n")
+    assert (answers[0].headers["retry-after"], answers[0].headers["retry-after-ms"]) == ("1", "1000")
     until(lambda: ledger.load("small").requests == counted + 1, "counting it")
 
 

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+import openai
 import pytest
 import upstream
-from serving import Gateway, World
+from serving import HELLO, Gateway, World, until
 
 from router.guards.base import Guard, Verdict
 
@@ -104,9 +105,62 @@ def test_a_whole_answer_is_looked_at_where_that_is_asked_for(world: World) -> No
     assert blocking.metric("pointsman_cost_usd_total", expert="large") > 0  # it was written all the same
 
 
-def test_a_stream_is_not_looked_at_or_refused(world: World) -> None:
-    passing = guarded(world, local=None, action="mask", answers=True)
-    assert passing.chat("large", stream=True).status_code == 200
+def test_a_stream_is_held_until_it_is_looked_at(world: World) -> None:
+    world.large.always = answering("Ask jane@example.org.")
+    masking = guarded(world, local=None, action="mask", answers=True)
+    asked: Any = {"stream": True, "stream_options": {"include_usage": True}}
+    answer = masking.chat("large", **asked)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    first, last, usage = upstream.parse_events(answer.content)
+    assert first["choices"] == [
+        {"index": 0, "delta": {"role": "assistant", "content": "Ask [email]."}, "finish_reason": None}
+    ]
+    assert last["choices"] == [{"index": 0, "delta": {}, "finish_reason": "stop"}]
+    assert (first["model"], first["object"], first["usage"]) == ("large", "chat.completion.chunk", None)
+    assert usage["choices"] == [] and usage["usage"].pop("cost_usd") > 0 and usage["usage"] == upstream.USAGE
+    assert answer.content.endswith(b"data: [DONE]\n\n")
+    assert not {"stream", "stream_options"} & set(world.large.requests[-1].json())
+    assert b"usage" not in masking.chat("large", stream=True).content
+    said = masking.post("/v1/messages", model="large", max_tokens=9, messages=HELLO, stream=True)
+    assert b"Ask [email]." in said.content and SECRET not in said.content and b"message_stop" in said.content
+    blocking = guarded(world, local=None, action="block", answers=True)
+    answer = blocking.chat("large", stream=True)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "blocked_by_guard")
+    assert SECRET not in answer.content
+
+
+def test_a_held_stream_calls_tools(world: World) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+    world.large.always = upstream.answers(upstream.completion(choices=[choice]))
+    gateway = guarded(world, local=None, action="mask", answers=True)
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as client:
+        chunks = list(client.chat.completions.create(model="large", messages=HELLO, stream=True))  # type: ignore[call-overload]
+    assert chunks[0].choices[0].delta.tool_calls[0].function.name == "f"
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+
+def test_a_held_stream_is_kept_as_it_was_given(world: World) -> None:
+    world.large.always = answering("Ask jane@example.org.")
+    guard = {"kind": "pii", "action": "mask", "answers": True}
+    gateway = world.start(guards=[guard], cache={"sampled": True})
+    first = gateway.chat("large", stream=True)
+    again = until_hit(gateway, stream=True)
+    assert again.content == first.content and SECRET not in again.content
+
+
+def until_hit(gateway: Gateway, **body: Any) -> Any:
+    def hit() -> Any:
+        answer = gateway.chat("large", **body)
+        return answer if answer.headers["x-pointsman-cache"] == "hit" else None
+
+    return until(hit, "a hit")
+
+
+def test_a_stream_passes_or_is_refused_where_that_is_asked_for(world: World) -> None:
+    passing = guarded(world, local=None, action="mask", answers=True, streams="pass")
+    assert passing.chat("large", stream=True).status_code == 200 and world.large.requests[-1].json()["stream"]
     refusing = guarded(world, local=None, action="mask", answers=True, streams="refuse")
     assert refusing.chat("large", stream=True).json()["error"]["param"] == "stream"
     assert refusing.chat("large").status_code == 200

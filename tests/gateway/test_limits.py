@@ -4,9 +4,10 @@ from typing import Any
 
 import openai
 import pytest
+import redis
 import upstream
 from redis_process import RedisProcess
-from serving import HELLO, Gateway, World, until
+from serving import HELLO, Gateway, World, expert, until
 
 KEYS = {"POINTSMAN_TEST_A": "key-a", "POINTSMAN_TEST_B": "key-b"}
 
@@ -41,6 +42,12 @@ def settled(gateway: Gateway) -> None:
     admission = gateway.service.admission
     assert admission is not None
     until(lambda: not admission.owed, "settling")
+
+
+def spent(alone: World, scope: str) -> list[int]:
+    """What a scope's daily budget has spent and what calls under way hold of it, in nano-dollars."""
+    with redis.Redis.from_url(alone.settings["ledger"]["url"]) as server:
+        return [int(n) for n in server.hmget(f"pointsman:{{ledger}}:cap:{scope}:usd:day", "spent", "open")]
 
 
 def test_requests_per_minute_hold_over_two_replicas_and_for_one_key_alone(alone: World) -> None:
@@ -214,3 +221,71 @@ def test_a_frozen_redis_costs_milliseconds_and_the_share_still_holds(
 def test_without_limits_nothing_asks_redis(gateway: Gateway) -> None:
     assert gateway.service.admission is None
     assert gateway.chat().status_code == 200
+
+
+def test_a_failure_goes_to_no_expert_that_is_at_its_own_limit(alone: World) -> None:
+    small, large = alone.settings["experts"]
+    alone.settings["experts"] = [{**small, "limits": {"requests_per_minute": 1}}, large]
+    alone.large.always = upstream.refuses(500)
+    gateway = alone.start()
+    answers = [gateway.chat("auto:best") for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 502]
+    assert answers[0].headers["x-pointsman-expert"] == "small"
+    assert len(alone.small.requests) == 1
+
+
+def test_a_failure_goes_to_no_dearer_expert_than_a_budget_has_room_for(alone: World) -> None:
+    # the small expert is expected to cost $0.0001, the large one $0.0016
+    alone.small.always = upstream.refuses(500)
+    gateway = alone.start(auth=keys(budget={"usd": 0.001, "per": "day"}))
+    with pytest.raises(openai.InternalServerError):
+        ask(client(gateway), "auto:cheap")
+    assert not alone.large.requests
+    settled(gateway)
+    assert ask(client(gateway, "key-b"), "auto:cheap").headers["x-pointsman-expert"] == "large"
+
+
+def test_after_a_failure_each_experts_budget_has_what_it_took_itself(alone: World) -> None:
+    budget = {"usd": 1, "per": "day"}
+    alone.settings["experts"] = [{**one, "budget": budget} for one in alone.settings["experts"]]
+    alone.small.always = upstream.refuses(500)
+    gateway = alone.start(budget=budget)
+    answer = gateway.chat("auto:cheap")
+    assert answer.headers["x-pointsman-expert"] == "large"
+    cost_nano = round(float(answer.headers["x-pointsman-cost-usd"]) * 1e9)
+    settled(gateway)
+    assert {scope: spent(alone, scope) for scope in ("gateway", "expert:small", "expert:large")} == {
+        "gateway": [cost_nano, 0],
+        "expert:small": [0, 0],
+        "expert:large": [cost_nano, 0],
+    }
+
+
+def test_a_caller_with_one_place_has_it_through_a_failover(alone: World) -> None:
+    alone.small.always = upstream.refuses(500)
+    gateway = alone.start(auth=keys(limits={"concurrency": 1, "requests_per_minute": 2}))
+    for left in ("1", "0"):
+        answer = ask(client(gateway), "auto:cheap")
+        assert answer.headers["x-pointsman-expert"] == "large"
+        assert answer.headers["x-ratelimit-remaining-requests"] == left
+
+
+def test_the_cheapest_that_fails_is_stood_in_for_where_the_budget_has_room(alone: World) -> None:
+    alone.small.always = upstream.refuses(500)
+    gateway = alone.start(
+        budget=[{"usd": 0.0012, "per": "day", "on_exhausted": "cheapest"}, {"usd": 1, "per": "month"}]
+    )
+    assert gateway.chat("auto:best").status_code == 502  # the large one is beyond the budget in any case
+    assert not alone.large.requests
+
+
+def test_embeddings_go_to_the_next_of_their_space_where_one_is_at_its_limit(alone: World) -> None:
+    shared = {"serves": "embeddings", "space": "one"}
+    alone.settings["experts"] += [
+        expert("e-small", alone.small.url, tier="small", limits={"requests_per_minute": 1}, **shared),
+        expert("e-large", alone.large.url, tier="large", limits={"requests_per_minute": 1}, **shared),
+    ]
+    gateway = alone.start()
+    answers = [gateway.post("/v1/embeddings", model="auto", input="a text") for _ in range(3)]
+    assert [answer.headers.get("x-pointsman-expert") for answer in answers] == ["e-small", "e-large", None]
+    assert answers[2].status_code == 429

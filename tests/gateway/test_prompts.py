@@ -151,6 +151,59 @@ def test_every_prompt_counts_in_the_limits(world: World) -> None:
     assert gateway.post(PATH, model="small", prompt=["a", "b"]).status_code == 429
 
 
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"limits": {"concurrency": 1}},
+        {"auth": {"keys": [{"name": "a", "env": "POINTSMAN_TEST_A", "limits": {"concurrency": 1}}]}},
+        {"expert": {"limits": {"concurrency": 1}}},
+    ],
+)
+@pytest.mark.parametrize("model", ["small", "auto"])
+def test_prompts_for_which_a_limit_leaves_no_room_wait_their_turn(
+    model: str, limits: Any, world: World, small: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POINTSMAN_TEST_A", "key-a")
+    limits = {"ledger": {**world.settings["ledger"], "wait_ms": 1000}, **limits}
+    if tight := limits.pop("expert", None):
+        limits["experts"] = [{**one, **tight} for one in world.settings["experts"]]
+    gateway = world.start(**limits)
+    small.always = world.large.always = echo
+    asked = {"model": model, "prompt": ["one", "two", "three"], "headers": {"authorization": "Bearer key-a"}}
+    answer = gateway.post(PATH, **asked)
+    assert answer.status_code == 200
+    assert [choice["text"] for choice in answer.json()["choices"]] == ["one 0", "two 0", "three 0"]
+    streamed = gateway.post(PATH, **asked, stream=True, stream_options={"include_usage": True})
+    *events, last = parse_events(streamed.content)
+    said = {choice["index"]: choice["text"] for event in events for choice in event["choices"] if choice["text"]}
+    assert said == {0: "one", 1: "two", 2: "three"}
+    assert last["usage"]["total_tokens"] == 3 * USAGE["total_tokens"]
+
+
+def test_room_for_two_is_used_by_two(world: World, small: Upstream) -> None:
+    gateway = world.start(limits={"concurrency": 2}, ledger={**world.settings["ledger"], "wait_ms": 1000})
+    small.always = hang
+    client = gateway.connect()
+    client.sendall(request_bytes(json.dumps({"model": "small", "prompt": ["a", "b", "c"]}).encode(), path=PATH))
+    small.wait_for(2)
+    client.close()
+    assert all(request.gone.wait(10) for request in small.requests)
+    until(lambda: gateway.busy() == 0, "the end")
+    assert len(small.requests) == 2, "who waited is not asked for a caller who left"
+
+
+def test_a_prompt_that_fails_after_others_have_streamed_is_an_event(world: World, small: Upstream) -> None:
+    async def second_fails(wire: Wire) -> None:
+        await (refuses(400, "bad one") if prompt_of(wire) == "bad" else echo)(wire)
+
+    gateway = world.start(limits={"concurrency": 1}, ledger={**world.settings["ledger"], "wait_ms": 1000})
+    small.always = second_fails
+    answer = gateway.post(PATH, model="small", prompt=["one", "bad", "three"], stream=True)
+    *_, last = parse_events(answer.content)
+    assert answer.status_code == 200 and "bad one" in last["error"]["message"]
+    assert b"[DONE]" not in answer.content and len(small.requests) == 2
+
+
 def test_different_experts_are_all_named(gateway: Gateway, small: Upstream, large: Upstream) -> None:
     async def refuses_b(wire: Wire) -> None:
         await (refuses(500) if prompt_of(wire) == "b" else answers())(wire)

@@ -76,6 +76,33 @@ def test_a_prompt_too_long_is_not_sent_to_an_expert_no_larger(world: World) -> N
     assert not world.small.requests
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "The decoder prompt (length 5000) is longer than the maximum model length of 4096.",
+        "The input (5000 tokens) is longer than the model's context length (4096 tokens).",
+        "request (5000 tokens) exceeds the available context size (4096 tokens), try increasing it",
+        "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000 and 20",
+        "prompt too long; exceeded max context length by 904 tokens",
+        "The input token count (5000) exceeds the maximum number of tokens allowed (4096).",
+        "prompt is too long: 5000 tokens > 4096 maximum",
+        "This model's maximum prompt length is 4096 but the request contains 5000 tokens",
+    ],
+)
+def test_however_a_server_says_that_a_prompt_is_too_long_it_goes_to_a_larger_one(said: str, world: World) -> None:
+    experts = [
+        expert("small", world.small.url, context_tokens=100_000),
+        expert("large", world.large.url, context_tokens=50_000),
+    ]
+    gateway = world.start(experts=experts)
+    world.large.always = refuses(400, said, code=400)
+    assert gateway.chat("auto:best").headers["x-pointsman-expert"] == "small"
+    refused = gateway.chat("large")
+    assert refused.status_code == 400
+    assert refused.json()["error"]["code"] == "context_length_exceeded"
+    assert refused.json()["error"]["message"] == said
+
+
 def test_a_context_error_inside_a_stream_moves_on_too(world: World) -> None:
     gateway = world.start(
         experts=[

@@ -8,7 +8,7 @@ import numpy as np
 import orjson
 import pytest
 from serving import Gateway, World, expert
-from upstream import Upstream, answers
+from upstream import Upstream, answers, hang, refuses
 
 from gateway.rerank import parse_rerank, rerank_locally
 
@@ -68,3 +68,42 @@ def test_the_local_encoder_ranks_by_cosine() -> None:
     ranked = orjson.loads(asyncio.run(rerank_locally(parse_rerank(body, (), "local"), encoder)))
     assert [(row["index"], row["document"]["text"]) for row in ranked["results"]] == [(1, "near"), (0, "far")]
     assert ranked["results"][0]["relevance_score"] == pytest.approx(np.cos(0.1))
+
+
+def two_rankers(world: World, **first: Any) -> dict[str, Any]:
+    rankers = [
+        expert("first", world.small.url, serves="rerank", tier="small", **first),
+        expert("second", world.large.url, serves="rerank", tier="large"),
+    ]
+    world.large.always = answers({"results": RESULTS, "usage": {"prompt_tokens": 7, "total_tokens": 7}})
+    return {"experts": [expert("small", world.small.url), *rankers]}
+
+
+def test_another_stands_in_for_one_that_fails_where_none_is_named(world: World) -> None:
+    gateway = world.start(**two_rankers(world))
+    world.small.always = refuses(500)
+    answer = gateway.post("/v1/rerank", model="auto", **ASKED)
+    assert answer.headers["x-pointsman-expert"] == "second" and answer.headers["x-pointsman-attempts"] == "2"
+    assert gateway.post("/v1/rerank", model="first", **ASKED).status_code == 502
+
+
+def test_personal_data_is_ranked_by_a_local_expert_alone(world: World) -> None:
+    settings = two_rankers(world)
+    settings["experts"][2]["local"] = True
+    settings["experts"][0]["local"] = True
+    gateway = world.start(**settings, guards=[{"kind": "pii", "action": "route"}])
+    answer = gateway.post("/v1/rerank", model="auto", query="ada@example.com", documents=["a", "b"])
+    assert answer.headers["x-pointsman-expert"] == "second"
+    assert not world.small.requests
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v1/embeddings"])
+def test_a_client_that_waits_less_gets_its_answer_before_it_gives_up(path: str, world: World) -> None:
+    settings = two_rankers(world)
+    settings["experts"].append(expert("embed", world.small.url, serves="embeddings", tier="small"))
+    gateway = world.start(**settings)
+    world.small.always = hang
+    model = {"/v1/rerank": "first", "/v1/embeddings": "embed"}[path]
+    body = {"model": model, "input": "a", **ASKED}
+    answer = gateway.post(path, headers={"x-stainless-read-timeout": "1"}, **body)
+    assert answer.status_code == 504 and answer.json()["error"]["code"] == "expert_timeout"

@@ -467,3 +467,10 @@ async def test_settlements_beyond_the_most_are_dropped_and_counted(
         redis_process.start()
         await all_settled(one)
         assert await spent(redis_process.url) == 3 + 2 * 100  # of the others the expected cost stands
+
+
+async def test_what_is_free_is_kept_from_nothing_by_a_budget(redis_process: RedisProcess) -> None:
+    async with replicas(redis_process.url, 1, budget={"usd": 10, "per": "month"}) as (one,):
+        assert await ask(one, "a", cost_nano=9 * DOLLAR) is not None
+        assert await ask(one, "b", cost_nano=DOLLAR // 10) is None
+        assert await ask(one, "c", cost_nano=0) is not None

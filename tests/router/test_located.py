@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from redis_process import RedisProcess
 
 from router.config import LedgerSettings, parse_settings
+from router.config_base import Secret
 from router.errors import ConfigError, LedgerError
 from router.ledger.admission import Admission
 from router.ledger.caps import Caps
@@ -73,15 +74,21 @@ def folder(short_folder: Path, request: pytest.FixtureRequest) -> Path:
     return folder
 
 
+def refused(password: str) -> str:
+    """What a Sentinel is told so that it asks for a password, or a user's."""
+    return f"requirepass {password}\nuser pointsman on >{password} +@all ~*\n" if password else ""
+
+
 @pytest.fixture
-def watched(folder: Path) -> Iterator[tuple[RedisProcess, str]]:
-    """A master, its replica and a Sentinel of both; the master and the URL."""
+def watched(folder: Path, request: pytest.FixtureRequest) -> Iterator[tuple[RedisProcess, str]]:
+    """A master, its replica and a Sentinel of both; the master and the URL. Parameter: the Sentinel's password."""
     master, master_port = server(folder / "one")
     replica, _ = server(folder / "two", "--replicaof", f"127.0.0.1 {master_port}")
     port, config = free_port(), folder / "sentinel.conf"
     config.write_text(
         f"port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {master_port} 1\n"
         "sentinel down-after-milliseconds main 300\nsentinel failover-timeout main 2000\n"
+        + refused(getattr(request, "param", ""))
     )
     sentinel = subprocess.Popen(
         [sys.executable, "-I", "-S", str(TETHER), str(os.getpid()), str(find_server()), str(config), "--sentinel"],
@@ -113,6 +120,69 @@ async def test_a_ledger_goes_on_with_the_master_that_sentinels_promote(
         assert await recorded(ledger) == 150
     finally:
         await ledger.close()
+
+
+@pytest.mark.parametrize("watched", ["sentinel-marker"], indirect=True)
+@pytest.mark.parametrize("user", [None, "pointsman"])
+async def test_sentinels_are_asked_with_their_own_password(
+    user: str | None, watched: tuple[RedisProcess, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, url = watched
+    monkeypatch.setenv("SENTINEL", "sentinel-marker")
+    place = {"env": "SENTINEL"}
+    settings = LedgerSettings(url=url, spool_dir=tmp_path, sentinel_user=user, sentinel_password=Secret(**place))
+    await eventually(lambda: names_the_master(url), "the Sentinel never answered")
+    ledger = Ledger(settings)
+    await ledger.open()
+    try:
+        ledger.record(ENTRY)
+        await eventually(lambda: not ledger.owed, "never written")
+        assert await recorded(ledger) == 1
+    finally:
+        await ledger.close()
+
+
+async def names_the_master(url: str) -> bool:
+    place = place_of(url)
+    assert place is not None
+    host, port = place.hosts[-1]
+    client: Any = connect(f"redis://{host}:{port}", "sentinel-marker")
+    try:
+        (state,) = (await client.sentinel_masters()).values()
+    except (ValueError, RedisError):
+        return False
+    finally:
+        await client.aclose()
+    return bool(state["is_master"])
+
+
+@pytest.mark.parametrize("watched", ["sentinel-marker"], indirect=True)
+@pytest.mark.parametrize("password", [None, "wrong-marker"])
+async def test_sentinels_that_refuse_the_password_say_which_one(
+    password: str | None, watched: tuple[RedisProcess, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, url = watched
+    await eventually(lambda: names_the_master(url), "the Sentinel never answered")
+    monkeypatch.setenv("SENTINEL", password or "")
+    place = Secret(env="SENTINEL") if password else None
+    ledger = Ledger(LedgerSettings(url=url, spool_dir=tmp_path, sentinel_password=place))
+    with pytest.raises(
+        LedgerError, match=r"the Sentinel 127\.0\.0\.1:\d+: .*see ledger\.sentinel_password"
+    ) as caught:
+        await ledger.open()
+    assert "marker" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"sentinel_password": {"env": "X"}}, "ledger: sentinel_password: the url names no Sentinels"),
+        ({"url": "redis+sentinel://h:1/main", "sentinel_user": "u"}, "sentinel_user: give `sentinel_password` too"),
+    ],
+)
+def test_a_password_of_no_sentinel_is_refused_at_the_start(settings: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        parse_settings({"experts": [], "ledger": settings})
 
 
 async def knows_the_replica(url: str) -> bool:

@@ -1,9 +1,20 @@
 """When all are asked again, after how long, and how often an expert may be burdened with it."""
 
+import time
+from email.utils import formatdate
+
 import pytest
 
 from router.errors import ExpertError, FailureKind
-from router.experts.retries import FIRST_PAUSE_S, FLOOR, LONGEST_PAUSE_S, WINDOW_S, RetryBudget, pause_s
+from router.experts.retries import (
+    FIRST_PAUSE_S,
+    FLOOR,
+    LONGEST_PAUSE_S,
+    WINDOW_S,
+    RetryBudget,
+    pause_s,
+    retry_after_s,
+)
 
 
 def failure(kind: FailureKind, *, status: int | None = None, after_s: float | None = None) -> ExpertError:
@@ -62,3 +73,29 @@ def test_a_wait_that_does_not_fit_is_not_begun(after_s: float, left_s: float) ->
 )
 def test_what_will_not_pass_is_not_repeated(lasting: ExpertError) -> None:
     assert pause_s([lasting], 0, 60.0) is None
+
+
+@pytest.mark.parametrize(
+    ("plain", "milliseconds", "seconds"),
+    [
+        ("7", None, 7.0),
+        ("7", "1500", 1.5),
+        ("7", "soon", 7.0),
+        ("Wed, 21 Oct 2099 07:28:00 GMT", None, 86_400.0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", None, 0.0),
+        ("1e999", None, 86_400.0),
+        ("-1", None, None),
+        ("nan", None, None),
+        ("soon", None, None),
+        (None, None, None),
+    ],
+)
+def test_a_server_says_when_to_come_back_in_seconds_or_as_a_date(
+    plain: str | None, milliseconds: str | None, seconds: float | None
+) -> None:
+    assert retry_after_s(plain, milliseconds) == seconds
+
+
+def test_a_date_is_so_far_from_now() -> None:
+    said = retry_after_s(formatdate(time.time() + 60, usegmt=True))
+    assert said is not None and 30 < said <= 61
