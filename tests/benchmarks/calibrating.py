@@ -1,7 +1,7 @@
 """Why `best` is off where it is: its calibration error on `val` beside what chance makes of a perfect one.
 
 - Perfect: answers drawn with just the foretold probabilities, experts as alike on one query as they are on prompts
-  that were held out in training (a Gaussian copula). Only where all scores are right or wrong.
+  that were held out in training (a Gaussian copula). Only where nearly all scores are right or wrong.
 - Held-out train: the same error over the prompts of the policy's trial, where neither it nor its steps had them.
 - Level: what came minus what was foretold, over all experts; and the error once that one number is taken out, in
   log-odds. It is read off `val`, so no policy could have it.
@@ -29,6 +29,7 @@ from training.reliability import calibration, reliability
 DRAWS = 1_000
 SPLITS = 4_000
 LEAST_VARIANCE = 0.01
+NEARLY_ALL = 0.99
 
 
 def measure(dataset: str, table: Table, *, policy: str, seed: int) -> Iterator[Figure]:
@@ -41,7 +42,7 @@ def measure(dataset: str, table: Table, *, policy: str, seed: int) -> Iterator[F
     name = f"{dataset}: {policy}, seed {seed}"
     yield Figure(f"{name}, ECE", error.value, error.low, error.high)
     yield Figure(f"{name}, ECE, held-out train", calibration(found.trial.quality, found.trial.observed)[1])
-    if np.isin(observed[np.isfinite(observed)], (0.0, 1.0)).all():
+    if np.isin(observed[np.isfinite(observed)], (0.0, 1.0)).mean() >= NEARLY_ALL:
         perfect = _perfect(estimate.quality, observed, found.trial, rng)
         low, high = np.quantile(perfect, [0.025, 0.975])
         yield Figure(f"{name}, ECE if perfect", float(perfect.mean()), float(low), float(high))
