@@ -101,7 +101,9 @@ class Service:
         )
         #: None where no decisions are logged.
         self.decisions: Decisions | None = self._kept(
-            "decisions", settings.decisions, lambda given: Decisions(given, connect) if given else None
+            "decisions",
+            settings.decisions,
+            lambda given: Decisions(given, connect, base.ledger.spool_folder("decisions")) if given else None,
         )
         self._limited = Caps(settings).any() or bool(base.server_secret)
         #: None where nothing is limited: then no request asks Redis for anything.

@@ -50,7 +50,7 @@ BASE = {
     "router/guards": {"base"},
     "router/ledger": {"embedded", "outbox", "script", "store", "caps", "caps_script", "share", "spool",
         "pipe", "claim", "journal", "settlements", "under_way", "account", "answers", "located",
-        "refusal", "reservation", "spares", "orphan", "decision_rows", "decision_stream",
+        "refusal", "reservation", "spares", "orphan", "decision_rows", "decision_spool", "decision_stream",
     },
     "policies": set(),
     "training": {

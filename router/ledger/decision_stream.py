@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from router.ledger.store import MARKER_LIFE_S, answering, let_go
+from router.errors import LedgerError
+from router.ledger.store import MARKER_LIFE_S, answering, foreign, let_go
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -86,6 +87,14 @@ class DecisionStream:
         """Appends a batch once, however often it is sent; returns how many rows found no room."""
         keys = [STREAM, f"{PREFIX}replica:{replica}", DROPPED]
         return int(await self._run(_ADD, keys, [number, MARKER_LIFE_S, most, *rows]))
+
+    async def taken(self, replica: str) -> int:
+        """The number of the last batch that was taken from a replica; 0: none."""
+        async with answering(self._where):
+            found = await self._client.get(f"{PREFIX}replica:{replica}") or b"0"
+        if not found.isdigit():
+            raise LedgerError(foreign(self._where, f"the key '{PREFIX}replica:{replica}'"))
+        return int(found)
 
     async def remember(self, owners: Mapping[str, str], for_s: float) -> None:
         """Whose the decisions are; may be repeated."""

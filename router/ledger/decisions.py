@@ -3,14 +3,16 @@
 `record` appends to a list. One task sends what has gathered, in numbered batches that Redis takes once, and a
 second one, which writes in one replica at a time, fixes a range of the stream, writes the file that it names,
 and only then takes the range out. While Redis is away rows wait in memory, at most as many as the stream may
-hold; those beyond are dropped and counted. What waits there when the process dies is lost.
+hold; those beyond are dropped and counted. What waits is in files, too (`router.ledger.decision_spool`): the next
+replica with that folder sends what one that was killed, or closed while Redis was away, had not.
 """
 
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
@@ -18,6 +20,7 @@ from router.config import DecisionSettings
 from router.ending import end
 from router.errors import LedgerError
 from router.ledger.decision_rows import Keep, Row, check_writable, write
+from router.ledger.decision_spool import DecisionSpool
 from router.ledger.decision_stream import DecisionStream, Span
 
 if TYPE_CHECKING:
@@ -31,17 +34,26 @@ CLOSE_TIMEOUT_S = 2.0
 log = logging.getLogger(__name__)
 
 
-class Decisions:
-    """All methods belong to one event loop. `connect` makes a client of the ledger's Redis."""
+class _Waiting(NamedTuple):
+    number: int  # of this replica's rows
+    place: int  # in the spool; 0: it is not there
+    row: bytes
+    owner: tuple[str, str] | None  # of a decision: its id, and whose it is
 
-    def __init__(self, settings: DecisionSettings, connect: Callable[[], "Redis"]) -> None:
+
+class Decisions:
+    """All methods belong to one event loop. `connect` makes a client of the ledger's Redis, `spool` is a folder."""
+
+    def __init__(
+        self, settings: DecisionSettings, connect: Callable[[], "Redis"], spool: Path | None = None
+    ) -> None:
         check_writable(settings.folder)
         self._settings = settings
         self._connect = connect
         self._replica = uuid.uuid4().hex
-        self._rows: list[Row] = []
-        self._batch: list[bytes] = []  # numbered, and not known to be in Redis
-        self._owners: dict[str, str] = {}  # of the decisions in the batch
+        self._spool = DecisionSpool(spool, self._replica)
+        self._rows: list[_Waiting] = []
+        self._batch: list[_Waiting] = []  # sent, and not known to be in Redis
         self._number = 0
         self._fence = 0
         self._wake = asyncio.Event()
@@ -69,7 +81,8 @@ class Decisions:
                 while self.owed:
                     await self._send(self._stream)
         except (LedgerError, TimeoutError):
-            log.warning("decision log: closed with %d rows that were never sent", self.owed)
+            log.warning("decision log: closed with %d rows that are not sent; they are in the spool", self.owed)
+        self._spool.close()
         await self._stream.close()
 
     def record(self, row: Row) -> None:
@@ -77,7 +90,14 @@ class Decisions:
         if self.owed >= self._settings.stream_rows:
             self.dropped += 1
             return
-        self._rows.append(row)
+        try:
+            data = orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)
+        except TypeError as error:  # a number beyond 64 bits
+            log.warning("decision log: a row cannot be written and is dropped: %s", error)
+            self.dropped += 1
+            return
+        self._number += 1
+        self._rows.append(_Waiting(self._number, self._spool.keep(self._number, data), data, _owner(row)))
         if not self._wake.is_set():
             self._wake.set()
 
@@ -97,31 +117,62 @@ class Decisions:
 
     async def _send_behind(self) -> None:
         assert self._stream is not None
+        adopted = False
         while True:
-            if not self.owed:
+            if not adopted:
+                adopted = await self._adopt(self._stream)
+                await asyncio.sleep(0.0 if adopted else TURN_S)
+            if not self.owed and adopted:
                 self._wake.clear()
                 await self._wake.wait()
             await asyncio.sleep(FLUSH_S)
             try:
-                await self._send(self._stream)
+                if self.owed:
+                    await self._send(self._stream)
             except LedgerError as error:
                 self._trouble(error)
                 await asyncio.sleep(TURN_S)
 
     async def _send(self, stream: DecisionStream) -> None:
         if not self._batch:
-            taken, self._rows = self._rows[:BATCH], self._rows[BATCH:]
-            self._batch = [orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in taken]
-            self._number += 1
-            self._owners = {
-                row["decision_id"]: row.get("key_id") or row.get("caller") or ""
-                for row in taken
-                if row.get("kind") == "decision"
-            }
-        self.dropped += await stream.add(self._replica, self._number, self._batch, self._settings.stream_rows)
-        if self._owners:
-            await stream.remember(self._owners, self._settings.known_s)
-        self._batch, self._owners = [], {}
+            self._batch, self._rows = self._rows[:BATCH], self._rows[BATCH:]
+        batch = self._batch
+        await self._add(
+            stream, self._replica, batch[-1].number, [one.row for one in batch], (o.owner for o in batch)
+        )
+        self._spool.done(max(one.place for one in batch))
+        self._batch = []
+
+    async def _add(
+        self,
+        stream: DecisionStream,
+        replica: str,
+        number: int,
+        rows: list[bytes],
+        owners: Iterable[tuple[str, str] | None],
+    ) -> None:
+        self.dropped += await stream.add(replica, number, rows, self._settings.stream_rows)
+        if known := dict(owner for owner in owners if owner is not None):
+            await stream.remember(known, self._settings.known_s)
+
+    async def _adopt(self, stream: DecisionStream) -> bool:
+        """Sends what replicas that are gone had not; False: it is to be tried again."""
+        try:
+            for replica, found in self._spool.orphans():
+                taken = await stream.taken(replica)
+                left = [(number, row) for number, row in found if number > taken]
+                for at in range(0, len(left), BATCH):
+                    part = left[at : at + BATCH]
+                    rows = [row for _, row in part]
+                    await self._add(stream, replica, part[-1][0], rows, (_owner(orjson.loads(row)) for row in rows))
+                if left:
+                    log.warning("decision log: a replica that is gone left %d rows; they are sent", len(left))
+        except LedgerError as error:
+            self._trouble(error)
+            return False
+        except (OSError, ValueError) as error:
+            log.warning("decision log: what a replica that is gone left cannot be read: %s", error)
+        return True
 
     async def _write_behind(self) -> None:
         assert self._stream is not None
@@ -134,6 +185,7 @@ class Decisions:
                 self._trouble(error)
                 wrote = False
             if not wrote:
+                await self._spool.sync()
                 await asyncio.sleep(turn_s)
 
     async def write_once(self, stream: DecisionStream) -> bool:
@@ -166,3 +218,9 @@ class Decisions:
         if not self._troubled:
             log.warning("decision log: %s; rows wait", error)
         self._troubled = True
+
+
+def _owner(row: Any) -> tuple[str, str] | None:
+    if row.get("kind") != "decision":
+        return None
+    return row["decision_id"], row.get("key_id") or row.get("caller") or ""
