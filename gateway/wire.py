@@ -10,6 +10,8 @@ from router.errors import BodyTooLarge, InvalidRequest
 T = TypeVar("T")
 Headers = list[tuple[bytes, bytes]]
 JSON = (b"content-type", b"application/json")
+#: Where official clients say their own timeout in seconds: those of Python, and those of Node.
+_TIMEOUTS = (b"x-stainless-read-timeout", b"x-stainless-timeout")
 LEAST_PATIENCE_S = 1.0
 MARGIN_S = 0.5  # taken off the client's own read timeout, so that our answer comes before it gives up
 
@@ -43,9 +45,9 @@ async def until_gone(work: Coroutine[Any, Any, T], receive: Any) -> T:
 
 
 def patience_s(headers: Sequence[tuple[bytes, bytes]], limit_s: float) -> float:
-    """How long all attempts together may take: our limit, or the client's own read timeout if that is less."""
+    """How long all attempts together may take: our limit, or the client's own timeout if that is less."""
     for name, value in headers:
-        if name == b"x-stainless-read-timeout":
+        if name in _TIMEOUTS:
             try:
                 theirs_s = float(value)
             except ValueError:

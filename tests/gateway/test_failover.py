@@ -182,12 +182,13 @@ def test_an_expert_that_hangs_leaves_half_the_time_to_the_next(streamed: bool, w
     assert answer.status_code == 200 and answer.headers["x-pointsman-expert"] == "small"
 
 
+@pytest.mark.parametrize("header", ["x-stainless-read-timeout", "x-stainless-timeout"])
 def test_a_client_that_waits_less_gets_its_answer_before_it_gives_up(
-    gateway: Gateway, large: Upstream, small: Upstream
+    header: str, gateway: Gateway, large: Upstream, small: Upstream
 ) -> None:
     large.script(hang)
     small.script(hang)
-    answer = gateway.chat("auto:best", headers={"x-stainless-read-timeout": "0.4"})
+    answer = gateway.chat("auto:best", headers={header: "0.4"})
     assert answer.status_code == 504
 
 
