@@ -8,6 +8,7 @@ import pytest
 from router.errors import ConfigError, ExpertError, FailureKind
 from router.experts.base import Answer, Call, Expert, Stream
 from router.experts.health import FIRST_REST_S, LONGEST_REST_S, Health
+from router.experts.hedging import FEWEST
 from router.experts.pool import Pool, PoolError, Served
 from router.types import ExpertSpec, Price, Usage
 
@@ -227,3 +228,54 @@ async def test_what_was_opened_is_closed_where_one_cannot_open() -> None:
     with pytest.raises(ConfigError):
         await Pool([first, Broken("b")]).open()
     assert not first.opened
+
+
+async def test_whom_limits_refuse_is_passed_over_and_counts_for_no_attempt() -> None:
+    a, b, c = Told("a", ["server"]), Told("b"), Told("c")
+    asked_for: list[str] = []
+
+    async def admits(expert: str) -> bool:
+        asked_for.append(expert)
+        return expert != "b"
+
+    one = call()
+    one.admits = admits
+    served = await Pool([a, b, c]).ask(one, ("a", "b", "c"), attempts=2, streaming=False)
+    assert (served.expert, a.asked, b.asked, c.asked) == ("c", 1, 0, 1)
+    assert [attempt.expert for attempt in served.attempts] == ["a", "c"]
+    assert asked_for == ["b", "c"], "the first was let before"
+
+
+async def test_who_was_let_once_is_asked_again_without_another_question() -> None:
+    a, b = Told("a", ["server"] * 2), Told("b", ["server"])
+    asked_for: list[str] = []
+
+    async def admits(expert: str) -> bool:
+        asked_for.append(expert)
+        return True
+
+    one = call()
+    one.admits = admits
+    served = await Pool([a, b], retries=1).ask(one, ("a", "b"), attempts=2, streaming=False)
+    assert (served.expert, a.asked, b.asked, asked_for) == ("b", 2, 2, ["b"])
+
+
+async def test_where_limits_let_no_other_be_asked_beside_it_the_slow_one_answers() -> None:
+    a, b = Told("a"), Told("b")
+    pool = Pool([a, b], hedge={"a": 0.5})
+    for _ in range(FEWEST):
+        assert await ask(pool, "a", "b") == "a"
+    a.hold = asyncio.Event()
+    refused = asyncio.Event()
+
+    async def admits(expert: str) -> bool:
+        refused.set()
+        return False
+
+    one = call()
+    one.admits = admits
+    asking = asyncio.ensure_future(pool.ask(one, ("a", "b"), attempts=2, streaming=False))
+    await refused.wait()
+    a.hold.set()
+    served = await asking
+    assert (served.expert, b.asked) == ("a", 0)
