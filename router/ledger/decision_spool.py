@@ -5,7 +5,6 @@ a replica, so it is known which of the rows that one left behind are still to be
 of the journal's files is in memory alone.
 """
 
-import asyncio
 import logging
 import struct
 from collections.abc import Iterator
@@ -27,7 +26,6 @@ class DecisionSpool:
     def __init__(self, folder: Path | None, replica: str) -> None:
         self._claim = None if folder is None else Claim(folder, replica)
         self._journal = None if folder is None else Journal(_stem(folder, replica), SPOOL_BYTES)
-        self._synced = 0
         self._broken = False
 
     def keep(self, number: int, row: bytes) -> int:
@@ -49,10 +47,9 @@ class DecisionSpool:
 
     async def sync(self) -> None:
         """Waits for the disk, where there is anything new."""
-        if self._journal is not None and self._synced < self._journal.last:
-            self._synced = self._journal.last
+        if self._journal is not None:
             try:
-                await asyncio.to_thread(self._journal.sync)
+                await self._journal.sync()
             except OSError as error:
                 log.warning("decision log: rows that wait may not outlive the machine (%s)", error.strerror)
 

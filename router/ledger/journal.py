@@ -7,6 +7,7 @@ record, then the records, each behind its length. When all is done it is begun a
 is; what is done with is removed.
 """
 
+import asyncio
 import mmap
 import struct
 from collections import deque
@@ -44,6 +45,7 @@ class Journal:
         self._at = self._room = 0  # where the next record goes, and has to end
         self._map: Any = None
         self._done = 0
+        self._synced = 0
         self.last = 0
 
     def append(self, record: bytes) -> bool:
@@ -74,11 +76,11 @@ class Journal:
             _NUMBER.pack_into(self._map, _FIRST_AT, number + 1)
             self._at = _HEAD.size
 
-    def sync(self) -> None:
-        """Waits for the disk. May be called in another thread."""
-        for segment in list(self._segments):
-            with suppress(ValueError):  # removed meanwhile
-                segment.map.flush()
+    async def sync(self) -> None:
+        """Waits for the disk, where there is anything new. Raises `OSError`."""
+        if self._synced < self.last:
+            self._synced = self.last
+            await asyncio.to_thread(_flush, list(self._segments))
 
     def close(self) -> None:
         """What is not done is left behind."""
@@ -107,6 +109,12 @@ class Journal:
         segment.map.close()
         with suppress(OSError):
             segment.path.unlink(missing_ok=True)
+
+
+def _flush(segments: list[_Segment]) -> None:
+    for segment in segments:
+        with suppress(ValueError):  # removed meanwhile
+            segment.map.flush()
 
 
 def left_behind(stem: Path) -> list[tuple[int, bytes]]:

@@ -5,7 +5,6 @@ reservation (for `SETTLED_LIFE_S`). When there are too many the oldest are kept,
 is what each reservation that is open would come to, should this process be killed before it is settled.
 """
 
-import asyncio
 import logging
 import time
 from collections import OrderedDict
@@ -53,7 +52,6 @@ class Settlements:
         self._claim = None if folder is None else Claim(folder, replica)
         self._journal = None if folder is None else Journal(_stem(folder, replica), JOURNAL_BYTES)
         self._open = None if folder is None else UnderWay(_open_path(folder, replica), SLOT_BYTES)
-        self._synced = 0
         self._broken = False
         self.dropped = 0
 
@@ -115,10 +113,9 @@ class Settlements:
 
     async def sync(self) -> None:
         """Waits for the disk, where there is anything new."""
-        if self._journal is not None and self._synced < self._journal.last:
-            self._synced = self._journal.last
+        if self._journal is not None:
             try:
-                await asyncio.to_thread(self._journal.sync)
+                await self._journal.sync()
             except OSError as error:
                 log.warning("limits: what is owed may not outlive the machine (%s)", error.strerror)
 

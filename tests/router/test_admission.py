@@ -1,82 +1,24 @@
 """Limits and budgets over several replicas and one real Redis."""
 
 import asyncio
-import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import hiredis
 import orjson
 import pytest
+from admissions import DOLLAR, all_settled, ask, caps, replicas, spent, until, value
 from redis_process import RedisProcess
 
-from router.config import parse_settings
 from router.errors import ConfigError, OverLimit
 from router.ledger.admission import Admission
-from router.ledger.caps import PREFIX, Caps
+from router.ledger.caps import PREFIX
 from router.ledger.caps_script import RESERVE_SHA
 from router.ledger.journal import Journal
-from router.ledger.reservation import Reservation
 from router.ledger.share import Share
 from router.ledger.store import connect
-
-DOLLAR = 10**9
-EXPERT = {"name": "x", "kind": "simulated", "price": {"input": 1, "output": 1}}
-
-
-def caps(**settings: Any) -> Caps:
-    expert = {**EXPERT, **settings.pop("expert", {})}
-    return Caps(parse_settings({"experts": [expert], **settings}))
-
-
-@contextlib.asynccontextmanager
-async def replicas(url: str, count: int, wait_s: float = 5.0, **settings: Any) -> AsyncIterator[list[Admission]]:
-    """Admissions with connections of their own; by default with time to wait on a busy machine."""
-    running = [Admission(caps(**settings), lambda: connect(url, None), wait_s) for _ in range(count)]
-    for one in running:
-        await one.open()
-    try:
-        yield running
-    finally:
-        for one in running:
-            await one.close()
-
-
-async def ask(one: Admission, name: str, tokens: int = 1, cost_nano: int = 0) -> Reservation | None:
-    reservation = one.reservation(name, "anonymous", "x", tokens, cost_nano)
-    try:
-        await one.admit(reservation)
-    except OverLimit:
-        return None
-    return reservation
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while True:
-        if condition():
-            return
-        assert time.monotonic() < deadline, "it did not happen in 20 s"
-        await asyncio.sleep(0.002)
-
-
-async def all_settled(*running: Admission) -> None:
-    await until(lambda: not any(one.owed for one in running))
-
-
-async def value(url: str, *command: Any) -> Any:
-    client = connect(url, None)
-    try:
-        return await client.execute_command(*command)
-    finally:
-        await client.aclose()
-
-
-async def spent(url: str, scope: str = "gateway") -> int:
-    return int(await value(url, "HGET", f"{PREFIX}cap:{scope}:usd:day", "spent"))
 
 
 @pytest.mark.parametrize("count", [1, 3])

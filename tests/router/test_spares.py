@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from admissions import ask, caps, replicas, until, value
 from redis_process import RedisProcess
-from test_admission import ask, caps, replicas, until, value
 
 from router.ledger.admission import Admission
 from router.ledger.caps import PREFIX
